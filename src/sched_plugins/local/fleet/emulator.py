@@ -1,0 +1,198 @@
+"""The emulator: every place where the fleet reads or changes MiniStack from inside its process.
+
+MiniStack has no public interface for this. All use of its private names is here, so that a new version
+needs changes in one file; ``tests/stack`` fails if any of them is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+log = logging.getLogger("sched.fleet")
+
+
+def _service(name: str) -> ModuleType:
+    return import_module(f"ministack.services.{name}")
+
+
+@contextlib.contextmanager
+def scope(account: str, region: str) -> Iterator[None]:
+    """Act in ``account`` and ``region``: MiniStack's stores are divided by both."""
+    with import_module("ministack.core.responses").request_scope(account, region):
+        yield
+
+
+def caller(headers: dict[str, str]) -> tuple[str, str]:
+    """Account and region that a request's signature names."""
+    router = import_module("ministack.core.router")
+    responses = import_module("ministack.core.responses")
+    region = str(router.extract_region(headers))
+    with responses.request_scope("", region):
+        responses.set_request_account_id(router.extract_access_key_id(headers))
+        return str(responses.get_account_id()), region
+
+
+def put_event(
+    account: str, region: str, source: str, detail_type: str, resources: list[str], detail: dict[str, Any]
+) -> None:
+    """Hand an event to EventBridge's default bus; unlike PutEvents, also from a source ``aws.*``."""
+    entry = {
+        "Source": source,
+        "DetailType": detail_type,
+        "Resources": resources,
+        "Detail": json.dumps(detail),
+        "EventBusName": "default",
+    }
+    with scope(account, region):
+        _service("eventbridge")._put_events({"Entries": [entry]}, allow_aws_source=True)
+
+
+async def put_object(account: str, region: str, bucket: str, key: str, body: bytes) -> bool:
+    """Store an object in S3; false, with a line in the log, if S3 refuses."""
+    headers = {"content-type": "text/plain", "content-length": str(len(body))}
+    with scope(account, region):
+        status, _, text = await _service("s3").handle_request("PUT", f"/{bucket}/{key}", headers, body, {})
+    if status != 200:
+        log.warning("output not stored at s3://%s/%s: HTTP %s %s", bucket, key, status, text)
+    return bool(status == 200)
+
+
+def parameter(name: str, version: str | None) -> str | None:
+    """Value of a Parameter Store parameter that is no SecureString; None if there is none."""
+    ssm = _service("ssm")
+    record = ssm._lookup_parameter(name, allow_arn_region=True, flexible_name=True)[1]
+    if record is not None and record.get("Type") == "SecureString":
+        return None
+    value = ssm.resolve_parameter_value(name, version=version)
+    return None if value is None else str(value)
+
+
+def launch(count: int, **options: Any) -> list[dict[str, Any]]:
+    """Make instance records, with their network address and root volume, in the current scope."""
+    ec2 = _service("ec2")
+    ec2._ensure_defaults_initialized()
+    options["subnet_id"] = options.get("subnet_id") or ec2._DEFAULT_SUBNET_ID
+    profile = options.pop("profile", None) or {}
+    if profile.get("Arn") or profile.get("Name"):
+        options["iam_profile"], refused = ec2._resolve_iam_instance_profile(
+            iam_arn=profile.get("Arn", ""), iam_name=profile.get("Name", ""), allow_missing=True
+        )
+        if refused:
+            options["iam_profile"] = None
+    created: list[dict[str, Any]] = ec2._launch_instances_internal(count=count, **options)
+    return created
+
+
+def forget_instance(instance_id: str) -> None:
+    """Drop an instance's record and tags from the current scope."""
+    ec2 = _service("ec2")
+    ec2._instances.pop(instance_id, None)
+    ec2._tags.pop(instance_id, None)
+
+
+def instance_tags(instance_id: str) -> dict[str, str]:
+    """Tags of a resource in the current scope."""
+    return {tag["Key"]: tag.get("Value", "") for tag in _service("ec2")._tags.get(instance_id) or []}
+
+
+def set_instance_tags(instance_id: str, tags: dict[str, str]) -> None:
+    """Replace the tags of a resource in the current scope."""
+    _service("ec2")._tags[instance_id] = [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+def launch_template(spec: dict[str, Any]) -> dict[str, Any] | None:
+    """Data of the launch template version that ``spec`` names (id or name, version); None if there is none.
+
+    ``$Default``, ``$Latest`` and numbers are versions; a missing version is the default one.
+    """
+    ec2 = _service("ec2")
+    wanted = str(spec.get("LaunchTemplateId") or ""), str(spec.get("LaunchTemplateName") or "")
+    for template in ec2._launch_templates.values():
+        if template["LaunchTemplateId"] in wanted or template["LaunchTemplateName"] in wanted:
+            break
+    else:
+        return None
+    version = str(spec.get("Version") or "$Default")
+    if version == "$Default":
+        version = str(template.get("DefaultVersionNumber", 1))
+    elif version == "$Latest":
+        version = str(template.get("LatestVersionNumber", 1))
+    for candidate in template.get("Versions", []):
+        if str(candidate.get("VersionNumber")) == version:
+            data = candidate.get("LaunchTemplateData") or {}
+            return {**data, "_id": template["LaunchTemplateId"], "_name": template["LaunchTemplateName"],
+                    "_version": version}
+    return None
+
+
+def groups() -> list[tuple[str, str, dict[str, Any]]]:
+    """Every Auto Scaling group with its account and region."""
+    stored = _service("autoscaling")._asgs._data.items()
+    return [(key[0], key[1], group) for key, group in list(stored)]
+
+
+def group(name: str) -> dict[str, Any] | None:
+    """An Auto Scaling group of the current scope."""
+    found: dict[str, Any] | None = _service("autoscaling")._asgs.get(name)
+    return found
+
+
+def forget_group(name: str) -> None:
+    """Drop an Auto Scaling group of the current scope, with its hooks and policies."""
+    _service("autoscaling")._delete_asg({"AutoScalingGroupName": name})
+
+
+def now() -> str:
+    """The time as MiniStack writes it."""
+    return str(import_module("ministack.core.responses").now_iso())
+
+
+def watch_groups(changed: Callable[[], None]) -> None:
+    """Call ``changed`` whenever a group is created or its capacity set, and keep what the fleet needs.
+
+    MiniStack fills a group with made-up instances and, in templates, drops ``MixedInstancesPolicy``: both
+    are replaced here. ``changed`` may be called from any thread, and just before the change is stored.
+    """
+    autoscaling = _service("autoscaling")
+    provisioners = import_module("ministack.services.cloudformation.provisioners")
+    read_properties = provisioners._asg_fields
+
+    def fields_of(properties: dict[str, Any]) -> dict[str, Any]:
+        changed()
+        return {
+            **read_properties(properties),
+            "MixedInstancesPolicy": properties.get("MixedInstancesPolicy"),
+            "NewInstancesProtectedFromScaleIn":
+                str(properties.get("NewInstancesProtectedFromScaleIn", "")).lower() == "true",
+        }
+
+    autoscaling._reconcile_instances = lambda group: changed()
+    provisioners._asg_fields = fields_of
+
+
+def add_resource_type(name: str, handlers: dict[str, Any]) -> None:
+    """Teach CloudFormation a resource type: functions ``create``, ``update`` and ``delete``."""
+    provisioners = import_module("ministack.services.cloudformation.provisioners")
+    provisioners._RESOURCE_HANDLERS.setdefault(name, handlers)
+
+
+def application() -> Any:
+    """MiniStack's ASGI application."""
+    return import_module("ministack.app").app
+
+
+def current_scope() -> tuple[str, str]:
+    """Account and region in which MiniStack acts just now."""
+    responses = import_module("ministack.core.responses")
+    return str(responses.get_account_id()), str(responses.get_region())
+
+
+def install_http_fixes() -> None:
+    """MiniStack's corrections of its HTTP server's replies."""
+    import_module("ministack.core.hypercorn_compat").install()
