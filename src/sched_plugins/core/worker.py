@@ -1,0 +1,73 @@
+"""The life of a worker's slot: created, renewed, drained, retired, dropped; and how many workers to want."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sched_plugins.core import names, write
+from sched_plugins.core.slot import Slot, Wake
+from sched_plugins.core.state import SlotState
+from sched_plugins.core.write import Write
+
+
+def new_slot(worker_id: str, queue: str, now: datetime) -> tuple[Slot, Write]:
+    """The slot of a worker that just started, written before its first execution is."""
+    slot = Slot(
+        slot_id=names.slot_id(worker_id),
+        worker_id=worker_id,
+        queue=queue,
+        state=SlotState.FREE,
+        execution=1,
+        execution_at=now,
+    )
+    return slot, write.slot("worker.new", None, slot, write.absent("slot_id"))
+
+
+def next_execution(slot: Slot, now: datetime) -> tuple[Slot, Write]:
+    """The slot that waits for the worker's next execution; the older one's invocations are turned away."""
+    renewed = slot.changed(execution=slot.execution + 1, execution_at=now)
+    return renewed, write.slot(
+        "worker.next", slot, renewed,
+        write.equals("execution", slot.execution),
+        write.equals("state", slot.state),
+    )  # fmt: skip
+
+
+def retire(slot: Slot, ticket: str) -> tuple[Slot, Write]:
+    """The slot that claims no more; only a free one may retire, and only by its newest execution."""
+    retiring = slot.changed(state=SlotState.RETIRING)
+    return retiring, write.slot(
+        "worker.retire", slot, retiring,
+        write.equals("state", SlotState.FREE),
+        write.equals("execution", slot.execution),
+        write.at_most("ticket", ticket),
+    )  # fmt: skip
+
+
+def drain(slot: Slot, reason: str) -> Write:
+    """The slot that claims no more once its present job has ended."""
+    return write.slot(
+        "worker.drain", slot, slot.changed(draining=reason[:200]), write.equals("worker_id", slot.worker_id)
+    )
+
+
+def woken(slot: Slot, wake: Wake) -> Write:
+    """The slot whose execution has been woken with this very token, or can no longer be."""
+    return write.slot("worker.woken", slot, slot.changed(wake=None), write.equals("wake", wake.token))
+
+
+def drop(slot: Slot) -> Write:
+    """The end of the slot of a worker that EC2 has terminated."""
+    return write.drop_slot(
+        "worker.drop", slot, write.equals("state", SlotState.RETIRING), write.absent("wake"), write.absent("job_id")
+    )
+
+
+def wanted(maximum: int, busy: int, waiting: int, retiring: int, desired: int) -> int:
+    """The number of workers to ask for: enough for every job held or waiting, at most ``maximum``.
+
+    Workers that retire still count in the group's capacity until they leave, so they are wanted on top.
+    The answer is never below ``desired``: a worker leaves by itself, and lowering the capacity under
+    workers that are booting would take away those that were just asked for.
+    """
+    return max(desired, min(maximum, busy + waiting + retiring))

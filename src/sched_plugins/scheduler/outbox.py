@@ -1,0 +1,118 @@
+"""Publish what the tables say is due: queue messages, events, manifests; and wake waiting executions.
+
+Everything here may be done twice. An effect is named by its record's ``pending``, which is removed only after
+every send was confirmed; whoever dies in between leaves it to the stream's retry and to the sweep.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+
+from sched_plugins.core import message, submission, worker
+from sched_plugins.core.record import JobRecord, to_text
+from sched_plugins.core.slot import Slot
+from sched_plugins.core.state import Status
+from sched_plugins.errors import SchedulerError, ServiceError
+from sched_plugins.ports import ConditionFailed, World
+
+MAX_MANIFEST_KEYS = 10_000
+"""A manifest names at most so many files; a larger folder says ``"complete": false``."""
+
+
+def publish(world: World, records: Sequence[JobRecord]) -> dict[str, Exception]:
+    """Send every record's pending effect, then settle it.
+
+    Returns:
+        By job id, what could not be sent or settled; all else is done.
+    """
+    latest = {record.job_id: record for record in records if record.pending == record.event_id}
+    failed = _send_all(world, list(latest.values()))
+    for record in latest.values():
+        if record.job_id in failed:
+            continue
+        try:
+            _settle(world, record)
+        except SchedulerError as error:
+            failed[record.job_id] = error
+    return failed
+
+
+def _send_all(world: World, records: Sequence[JobRecord]) -> dict[str, Exception]:
+    failed: dict[str, Exception] = {}
+    queued = [record for record in records if record.status is Status.QUEUED]
+    ended = [record for record in records if record.is_terminal]
+    outgoing: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for record in queued:
+        outgoing[record.queue].append((record.job_id, message.compose(record)))
+    for record in ended:
+        try:
+            finished, failures = world.queues.siblings(record.queue)
+            _write_manifests(world, record)
+        except SchedulerError as error:
+            failed[record.job_id] = error
+            continue
+        target = finished if record.status is Status.SUCCEEDED else failures
+        outgoing[target].append((record.job_id, message.dump(message.finished(record, world.scheduler))))
+    for queue, entries in outgoing.items():
+        failed |= _send(world, queue, entries)
+    told = [record for record in ended if record.job_id not in failed]
+    if told:
+        outcomes = world.events.publish([message.finished(record, world.scheduler) for record in told])
+        failed |= {record.job_id: error for record, error in zip(told, outcomes, strict=True) if error is not None}
+    return failed
+
+
+def _send(world: World, queue: str, entries: Sequence[tuple[str, str]]) -> dict[str, Exception]:
+    try:
+        outcomes = world.queues.send(queue, [body for _, body in entries])
+    except SchedulerError as error:
+        return {job_id: error for job_id, _ in entries}
+    return {job_id: error for (job_id, _), error in zip(entries, outcomes, strict=True) if error is not None}
+
+
+def _settle(world: World, record: JobRecord) -> None:
+    current: JobRecord | None = record
+    while current is not None and current.pending == record.pending:
+        _, write = submission.settle(current, world.clock.now())
+        try:
+            world.tables.write(write)
+        except ConditionFailed:
+            # A newer upload was kept meanwhile, or somebody else has settled it.
+            current = world.tables.job(record.job_id)
+        else:
+            return
+
+
+def _write_manifests(world: World, record: JobRecord) -> None:
+    stage = record.spec.stage
+    if stage is None or record.status is not Status.SUCCEEDED:
+        return
+    metadata = {"sched-run-id": record.run_id, "sched-environment": stage.writer}
+    for folder in (stage.output, *stage.outputs_too):
+        found = world.objects.listing(folder, MAX_MANIFEST_KEYS + 1)
+        files = [one for one in found if not one.key.startswith("_sched/")]
+        manifest = {
+            "job_id": record.job_id,
+            "run_id": record.run_id,
+            "attempt": record.attempt,
+            "finished_at": to_text(record.finished_at or record.updated_at),
+            "folder": folder,
+            "files": [{"key": one.key, "size": one.size, "etag": one.etag} for one in files[:MAX_MANIFEST_KEYS]],
+            "complete": len(found) <= MAX_MANIFEST_KEYS,
+            "parameters": stage.stage_parameters,
+        }
+        world.objects.put(f"{folder}_sched/SUCCEEDED.json", json.dumps(manifest, ensure_ascii=False).encode(), metadata)
+
+
+def wake(world: World, slot: Slot) -> None:
+    """Complete the token that the slot carries, if it carries one; what fails is left to the sweep."""
+    if slot.wake is None:
+        return
+    try:
+        world.executions.wake(slot.wake)
+        world.tables.write(worker.woken(slot, slot.wake))
+    except (ServiceError, ConditionFailed):
+        # Not certainly woken: the wake stays on the slot. Or already cleared by another.
+        return

@@ -1,0 +1,237 @@
+"""Once a minute, find what was left: by those who died, by events that never came, by answers that were lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+
+from sched_plugins.core import limits, message, names, submission, worker
+from sched_plugins.core.record import JobRecord
+from sched_plugins.core.slot import Slot
+from sched_plugins.core.state import SlotState, Status
+from sched_plugins.errors import InvalidJob, SchedulerError
+from sched_plugins.ports import ConditionFailed, InstanceState, Message, World
+from sched_plugins.ports import Worker as Instance
+from sched_plugins.scheduler.attempt import reap
+from sched_plugins.scheduler.dispatch import reject
+from sched_plugins.scheduler.outbox import publish, wake
+from sched_plugins.scheduler.workers import LATEST, attach, terminate
+
+LISTING_LAG = timedelta(seconds=60)
+"""How long Step Functions and Systems Manager may fail to list what has just begun (own, generous)."""
+BATCH = 100
+"""Records published at a time, and dead letters read in one sweep, times ten."""
+
+_ALIVE = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
+_LEAVING = frozenset({InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED, InstanceState.GONE})
+
+
+@dataclass
+class Report:
+    """What one sweep found."""
+
+    published: int = 0
+    requeued: int = 0
+    dead_letters: int = 0
+    attached: int = 0
+    reaped: int = 0
+    restarted: int = 0
+    dropped: int = 0
+    errors: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Fleet:
+    """What the services say about all workers at once."""
+
+    states: Mapping[str, Instance]
+    executions: frozenset[str]
+    commands: frozenset[str]
+    now: datetime
+
+
+def sweep(world: World, requeue_after: int = limits.REQUEUE_AFTER) -> Report:
+    """Do every duty once. One that fails is reported and does not keep the others from being done."""
+    report = Report()
+    duties: list[Callable[[], None]] = [
+        partial(_publish_overdue, world, report),
+        partial(_requeue_stale, world, report, requeue_after),
+        partial(_read_dead_letters, world, report),
+        partial(_tend_workers, world, report),
+    ]
+    for duty in duties:
+        _guarded(report, duty)
+    return report
+
+
+def _guarded(report: Report, duty: Callable[[], None]) -> None:
+    try:
+        duty()
+    except SchedulerError as error:
+        report.errors.append(f"{type(error).__name__}: {error}")
+
+
+def _publish_overdue(world: World, report: Report) -> None:
+    before = world.clock.now() - timedelta(seconds=limits.PENDING_PATIENCE)
+    batch: list[JobRecord] = []
+    for record in world.tables.pending(before):
+        batch.append(record)
+        if len(batch) == BATCH:
+            _publish(world, report, batch)
+            batch = []
+    _publish(world, report, batch)
+
+
+def _publish(world: World, report: Report, batch: list[JobRecord]) -> None:
+    failed = publish(world, batch)
+    report.published += len(batch) - len(failed)
+    report.errors += [f"publish {job_id!r}: {error}" for job_id, error in failed.items()]
+
+
+def _requeue_stale(world: World, report: Report, requeue_after: int) -> None:
+    before = world.clock.now() - timedelta(seconds=requeue_after)
+    for record in world.tables.queued(before):
+        due, write = submission.send_again(record, world.clock.now())
+        try:
+            world.tables.write(write)
+        except ConditionFailed:
+            continue  # Claimed or cancelled meanwhile.
+        _publish(world, report, [due])
+        report.requeued += 1
+
+
+def _read_dead_letters(world: World, report: Report) -> None:
+    """A message that was received too often goes back to its queue, unless its job needs it no more."""
+    for _ in range(BATCH):
+        letters = world.queues.receive(world.dead_letters, 0, 10)
+        if not letters:
+            return
+        for letter in letters:
+            _guarded(report, partial(_return_letter, world, letter))
+            report.dead_letters += 1
+
+
+def _return_letter(world: World, letter: Message) -> None:
+    try:
+        understood = message.parse(letter.body)
+    except InvalidJob as error:
+        _reject_letter(world, letter, str(error))
+        return
+    if not letter.source:
+        _reject_letter(world, letter, "a dead letter that names no queue it came from")
+        return
+    record = world.tables.job(understood.spec.job_id)
+    run_id = understood.run_id or letter.message_id
+    needed = (
+        record is None
+        or not record.knows(run_id)
+        or (record.run_id == run_id and record.status is Status.QUEUED and understood.attempt in (0, record.attempt))
+    )
+    if needed:
+        [error] = world.queues.send(letter.source, [letter.body])
+        if error is not None:
+            raise error
+    world.queues.delete(world.dead_letters, letter.receipt)
+
+
+def _reject_letter(world: World, letter: Message, reason: str) -> None:
+    origin = letter.source or names.job_queue(world.scheduler)
+    at_home = Message(letter.message_id, letter.body, letter.receipt, letter.sent_at, world.dead_letters)
+    reject(world, origin, at_home, reason)
+
+
+def _tend_workers(world: World, report: Report) -> None:
+    tagged = list(world.workers.tagged())
+    slots = list(world.tables.slots())
+    states = world.workers.described([slot.worker_id for slot in slots]) if slots else {}
+    fleet = _Fleet(
+        states=states,
+        executions=frozenset(world.executions.running()) if slots else frozenset(),
+        commands=frozenset(world.commands.in_progress()) if slots else frozenset(),
+        now=world.clock.now(),
+    )
+    known = {slot.worker_id for slot in slots}
+    for instance in tagged:
+        if instance.worker_id not in known and instance.state in _ALIVE:
+            _guarded(report, partial(_attach, world, report, instance))
+    for slot in slots:
+        _guarded(report, partial(_tend, world, report, fleet, slot))
+
+
+def _attach(world: World, report: Report, instance: Instance) -> None:
+    attach(world, instance.worker_id, instance.queue)
+    report.attached += 1
+
+
+def _tend(world: World, report: Report, fleet: _Fleet, slot: Slot) -> None:
+    instance = fleet.states.get(slot.worker_id)
+    state = instance.state if instance is not None else InstanceState.GONE
+    if state is InstanceState.GONE and fleet.now - slot.execution_at < timedelta(
+        seconds=limits.UNSEEN_INSTANCE_PATIENCE
+    ):
+        return  # EC2 may not know yet an instance that was just launched.
+    wake(world, slot)
+    if slot.state is SlotState.HELD:
+        if state not in _ALIVE or _due(slot, fleet):
+            report.reaped += reap(world, slot, state)
+        if state not in _LEAVING:
+            _keep_execution(world, report, fleet, slot)
+    elif state in _LEAVING or state in (InstanceState.STOPPING, InstanceState.STOPPED):
+        _retire_or_drop(world, report, slot, state)
+    elif slot.state is SlotState.RETIRING:
+        terminate(world, slot)
+    else:
+        _keep_execution(world, report, fleet, slot)
+
+
+def _due(slot: Slot, fleet: _Fleet) -> bool:
+    """Whether a held slot is to be looked at: somebody asked for it, its lease is over, or its command is not
+    among those in progress although it was sent long enough ago to be listed."""
+    if slot.look_at is not None and slot.look_at <= fleet.now:
+        return True
+    if slot.lease_until is not None and slot.lease_until <= fleet.now:
+        return True
+    comment = names.comment(slot.job_id, slot.run_id, slot.attempt)
+    settled = slot.claimed_at is not None and fleet.now - slot.claimed_at >= LISTING_LAG
+    return settled and comment not in fleet.commands
+
+
+def _keep_execution(world: World, report: Report, fleet: _Fleet, slot: Slot) -> None:
+    """A worker whose execution has ended gets its next one; of two the older is turned away by its ticket."""
+    if names.execution(slot.slot_id, slot.execution) in fleet.executions:
+        return
+    if fleet.now - slot.execution_at < LISTING_LAG:
+        world.executions.start(slot)
+        return
+    current = world.tables.slot(slot.slot_id)
+    if current is None or current.execution != slot.execution or current.state is SlotState.RETIRING:
+        return
+    renewed, write = worker.next_execution(current, world.clock.now())
+    try:
+        world.tables.write(write)
+    except ConditionFailed:
+        return  # It moved on by itself.
+    world.executions.start(renewed)
+    report.restarted += 1
+
+
+def _retire_or_drop(world: World, report: Report, slot: Slot, state: InstanceState) -> None:
+    if slot.state is SlotState.FREE:
+        retiring, write = worker.retire(slot, LATEST)
+        try:
+            world.tables.write(write)
+        except ConditionFailed:
+            return  # It claimed a job meanwhile; the next sweep finds it held.
+        slot = retiring
+    if state in (InstanceState.STOPPING, InstanceState.STOPPED):
+        terminate(world, slot)
+    elif state in (InstanceState.TERMINATED, InstanceState.GONE):
+        current = world.tables.slot(slot.slot_id)
+        if current is not None and current.wake is None:
+            try:
+                world.tables.write(worker.drop(current))
+            except ConditionFailed:
+                return  # Its execution is still to be woken.
+            report.dropped += 1

@@ -1,0 +1,121 @@
+"""Workers come and go: a first execution when one starts, the next when a history is full, an end when idle."""
+
+from __future__ import annotations
+
+from sched_plugins.core import names, worker
+from sched_plugins.core.slot import Slot
+from sched_plugins.core.state import SlotState, Verdict
+from sched_plugins.errors import Conflict
+from sched_plugins.ports import ConditionFailed, World
+
+_ROUNDS = 5
+LATEST = names.ticket(999_999, 9_999_999, 9_999)
+"""A ticket that no invocation exceeds, for those who retire a slot over its execution's head."""
+
+
+def attach(world: World, worker_id: str, queue: str) -> Slot:
+    """Give a worker its slot and its first execution. Repeating it, or a repeated event, changes nothing.
+
+    Raises:
+        Conflict: the worker has a slot for another queue, or is being retired.
+    """
+    slot, write = worker.new_slot(worker_id, queue, world.clock.now())
+    try:
+        world.tables.write(write)
+    except ConditionFailed:
+        existing = world.tables.slot(slot.slot_id)
+        if existing is None:
+            raise
+        if existing.state is SlotState.RETIRING:
+            raise Conflict(f"worker {worker_id} is being retired; attach another one") from None
+        if existing.queue != queue:
+            raise Conflict(
+                f"worker {worker_id} already takes jobs from {existing.queue!r}; it cannot also take them from "
+                f"{queue!r}"
+            ) from None
+        slot = existing
+    world.executions.start(slot)
+    return slot
+
+
+def ready(world: World, slot_id: str) -> bool:
+    """Whether the worker's agent answers; then it is protected from scale-in."""
+    slot = world.tables.slot(slot_id)
+    if slot is None or not world.commands.is_online(slot.worker_id):
+        return False
+    world.workers.protect(slot.worker_id, protected=True)
+    return True
+
+
+def renew(world: World, slot_id: str, execution: int) -> Verdict:
+    """Hand a free worker over to its next execution, by the same name and input however often it is tried."""
+    for _ in range(_ROUNDS):
+        slot = world.tables.slot(slot_id)
+        if slot is None or slot.execution > execution + 1:
+            return Verdict.STOP
+        if slot.execution == execution + 1:
+            world.executions.start(slot)
+            return Verdict.STOP
+        if slot.state is not SlotState.FREE:
+            return Verdict.NEXT if slot.state is SlotState.HELD else Verdict.RETIRE
+        renewed, write = worker.next_execution(slot, world.clock.now())
+        try:
+            world.tables.write(write)
+        except ConditionFailed:
+            continue
+        world.executions.start(renewed)
+        return Verdict.STOP
+    return Verdict.NEXT
+
+
+def retire(world: World, slot_id: str, execution: int, wait: int = 1) -> Verdict:
+    """End a worker that has nothing to do, after one last look into its queue.
+
+    Returns:
+        NEXT if there is work after all, otherwise STOP: the worker is being terminated, or is another
+        execution's.
+    """
+    for _ in range(_ROUNDS):
+        slot = world.tables.slot(slot_id)
+        if slot is None or slot.execution > execution:
+            return Verdict.STOP
+        if slot.state is SlotState.HELD:
+            return Verdict.NEXT
+        if slot.state is SlotState.RETIRING:
+            terminate(world, slot)
+            return Verdict.STOP
+        if not slot.draining and _work_waits(world, slot, wait):
+            return Verdict.NEXT
+        retiring, write = worker.retire(slot, LATEST)
+        try:
+            world.tables.write(write)
+        except ConditionFailed:
+            continue
+        terminate(world, retiring)
+        return Verdict.STOP
+    return Verdict.NEXT
+
+
+def _work_waits(world: World, slot: Slot, wait: int) -> bool:
+    received = world.queues.receive(slot.queue, wait)
+    for message in received:
+        world.queues.release(slot.queue, message.receipt)
+    return bool(received)
+
+
+def terminate(world: World, slot: Slot) -> None:
+    """Unprotect and terminate a retiring worker; its slot goes when EC2 says that it is terminated."""
+    world.workers.protect(slot.worker_id, protected=False)
+    world.workers.terminate(slot.worker_id)
+
+
+def warn(world: World, worker_id: str, reason: str) -> bool:
+    """A worker is about to be taken away: let it finish what it holds, and claim no more."""
+    slot = world.tables.slot(names.slot_id(worker_id))
+    if slot is None or slot.state is SlotState.RETIRING or slot.draining:
+        return False
+    try:
+        world.tables.write(worker.drain(slot, reason))
+    except ConditionFailed:
+        return False
+    return True
