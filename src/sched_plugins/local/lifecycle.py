@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
-import subprocess
+import signal
 import sys
 import time
 from dataclasses import asdict
 from http.client import HTTPException
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -43,10 +45,10 @@ def up(
     folder = StateFolder.locate(state_dir)
     if running := status(folder.path):
         return _same_port(running, port)
-    _require_ministack()
+    _check_requirements()
     try:
         folder.create()
-        server = _start(folder, port or 0, settings or {})
+        pid = _start(folder, port or 0, settings or {})
     except OSError as error:
         raise LaptopStackError(
             f"cannot write the state folder {folder.path}: {error.strerror or error}. "
@@ -55,19 +57,21 @@ def up(
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         info = folder.read()
-        if info and info.pid == server.pid and _healthy(info):
+        if info and info.pid == pid and _healthy(info):
             return info
-        code = server.poll()
+        code = _exit_code(pid)
         if code == _EXIT_LOCKED:
             # Another `up` was faster, or an earlier server is just ending.
             if found := _wait_for_other(folder, deadline):
                 return _same_port(found, port)
-            server = _start(folder, port or 0, settings or {})
+            pid = _start(folder, port or 0, settings or {})
         elif code is not None:
             raise _start_failure(folder, code, port)
         time.sleep(0.02)
-    server.kill()
-    raise LaptopStackError(f"the stack did not answer within {timeout:g} s. Read {folder.log} and try again.")
+    processes.send(pid, signal.SIGKILL)
+    raise LaptopStackError(
+        f"the stack did not answer within {timeout:g} s. Read {folder.log}, run `sched local down` and try again."
+    )
 
 
 def down(state_dir: str | os.PathLike[str] | None = None) -> bool:
@@ -79,16 +83,19 @@ def down(state_dir: str | os.PathLike[str] | None = None) -> bool:
     info = folder.read()
     was_running = info is not None and processes.is_alive(info.pid, info.started)
     if info is not None and was_running:
-        processes.send(info.pid, processes.signal.SIGTERM)
+        processes.send(info.pid, signal.SIGTERM)
         if not processes.wait_until(lambda: not processes.is_alive(info.pid, info.started), STOP_SECONDS):
-            processes.send(info.pid, processes.signal.SIGKILL)
+            processes.send(info.pid, signal.SIGKILL)
     gone = processes.kill_marked(processes.STACK_MARK, folder.mark, prefix=True)
     if info is not None:
         gone = gone and processes.wait_until(
-            lambda: not processes.is_alive(info.pid, info.started)
-            and not processes.is_alive(info.guard_pid, info.guard_started),
+            lambda: (
+                not processes.is_alive(info.pid, info.started)
+                and not processes.is_alive(info.guard_pid, info.guard_started)
+            ),
             STOP_SECONDS,
         )
+        _reap(info.pid)
     folder.forget()
     if not gone:
         left = processes.marked(processes.STACK_MARK, folder.mark, prefix=True)
@@ -113,9 +120,7 @@ def require(state_dir: str | os.PathLike[str] | None = None) -> StackInfo:
     info = status(state_dir)
     if info is None:
         folder = StateFolder.locate(state_dir)
-        raise LaptopStackError(
-            f"no laptop stack is running for {folder.path}. Start one with `sched local up`."
-        )
+        raise LaptopStackError(f"no laptop stack is running for {folder.path}. Start one with `sched local up`.")
     return info
 
 
@@ -149,7 +154,8 @@ def logs(state_dir: str | os.PathLike[str] | None = None) -> list[Path]:
 def request(info: StackInfo, method: str, path: str, value: Any = None, timeout: float = 10.0) -> dict[str, Any]:
     """One request to the stack's control page; raises ``LaptopStackError`` with its reason if refused."""
     body = None if value is None else json.dumps(value).encode()
-    asked = Request(info.endpoint + path, data=body, method=method, headers={"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"}
+    asked = Request(info.endpoint + path, data=body, method=method, headers=headers)  # noqa: S310 - http, ours
     try:
         # Loopback never goes through a proxy.
         with build_opener(ProxyHandler({})).open(asked, timeout=timeout) as reply:
@@ -158,10 +164,8 @@ def request(info: StackInfo, method: str, path: str, value: Any = None, timeout:
     except HTTPError as error:
         with error:
             text = error.read().decode(errors="replace")
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             text = json.loads(text)["error"]
-        except (ValueError, KeyError, TypeError):
-            pass
         raise LaptopStackError(f"{text}. `sched local status` shows what there is.") from error
     except (OSError, HTTPException, ValueError) as error:
         raise LaptopStackError(
@@ -185,18 +189,45 @@ def describe(info: StackInfo) -> dict[str, Any]:
     return {**asdict(info), **request(info, "GET", "/_sched/fleet")}
 
 
-def _start(folder: StateFolder, port: int, settings: dict[str, Any]) -> subprocess.Popen[bytes]:
+def _start(folder: StateFolder, port: int, settings: dict[str, Any]) -> int:
+    """Start the server in a session of its own; returns its process id.
+
+    Not with ``subprocess``: the server outlives whoever started it, and is nobody's to wait for.
+    """
     if folder.log.exists():
-        os.replace(folder.log, folder.log.with_suffix(".log.1"))
+        folder.log.replace(folder.log.with_suffix(".log.1"))
     names = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH")
-    environ = {name: os.environ[name] for name in names if name in os.environ}
-    with open(folder.log, "wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "sched_plugins.local.server", "--state-dir", str(folder.path),
-             "--port", str(port), "--settings", json.dumps(settings)],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder.path, env=environ,
-            start_new_session=True,
+    arguments = [sys.executable, "-m", "sched_plugins.local.server", "--state-dir", str(folder.path)]
+    arguments += ["--port", str(port), "--settings", json.dumps(settings)]
+    log = os.open(folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            arguments,
+            {name: os.environ[name] for name in names if name in os.environ},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, nothing, 0),
+                (os.POSIX_SPAWN_DUP2, log, 1),
+                (os.POSIX_SPAWN_DUP2, log, 2),
+            ],
+            setsid=True,
         )
+    finally:
+        os.close(log)
+        os.close(nothing)
+
+
+def _exit_code(pid: int) -> int | None:
+    """Exit code of a server that this process started; None while it runs."""
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def _reap(pid: int) -> None:
+    """Collect an ended server, if it was this process that started it."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
 
 
 def _healthy(info: StackInfo) -> bool:
@@ -222,7 +253,7 @@ def _wait_for_other(folder: StateFolder, deadline: float) -> StackInfo | None:
     while time.monotonic() < deadline:
         if found := status(folder.path):
             return found
-        with open(folder.lock, "a") as lock:
+        with folder.lock.open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return None
@@ -244,9 +275,12 @@ def _start_failure(folder: StateFolder, code: int, port: int | None) -> LaptopSt
     )
 
 
-def _require_ministack() -> None:
-    from importlib.util import find_spec
-
+def _check_requirements() -> None:
+    if not processes.supported():
+        raise LaptopStackError(
+            "the laptop stack needs Linux 5.3 or newer, because it follows its processes through /proc. "
+            "Run it in a Linux container or virtual machine, or in WSL 2."
+        )
     if find_spec("ministack") is None:
         raise LaptopStackError(
             "the laptop stack needs the package ministack. Install it with `pip install 'ministack[full]'`."

@@ -7,9 +7,9 @@ process group with ``setsid``, so nothing that was started from here can hide.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,6 @@ INSTANCE_MARK = "SCHED_INSTANCE_ID"
 COMMAND_MARK = "SCHED_COMMAND_ID"
 
 _PROC = Path("/proc")
-_HAS_PROC = (_PROC / "self" / "environ").exists()
 _STATE_FIELD, _START_FIELD = 0, 19  # counted from the field after the command name in /proc/<pid>/stat
 
 
@@ -31,18 +30,16 @@ def start_time(pid: int) -> str | None:
 
     A zombie (ended, not yet collected by its parent) counts as gone.
     """
-    if pid <= 0:
+    try:
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
         return None
-    if _HAS_PROC:
-        try:
-            fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        return None if fields[_STATE_FIELD] in "ZX" else fields[_START_FIELD]
-    shown = subprocess.run(
-        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return shown or None
+    return None if fields[_STATE_FIELD] in "ZX" else fields[_START_FIELD]
+
+
+def supported() -> bool:
+    """Whether this system shows what the stack must see of its processes (Linux's ``/proc``)."""
+    return (_PROC / "self" / "environ").exists() and hasattr(os, "pidfd_open")
 
 
 def is_alive(pid: int, started: str | None) -> bool:
@@ -51,12 +48,7 @@ def is_alive(pid: int, started: str | None) -> bool:
 
 
 def marked(name: str, value: str, *, prefix: bool = False) -> list[int]:
-    """Ids of the processes whose environment has ``name=value`` (or starts with it, if ``prefix``).
-
-    Empty where the system does not show environments (anything but Linux).
-    """
-    if not _HAS_PROC:
-        return []
+    """Ids of the processes whose environment has ``name=value`` (or starts with it, if ``prefix``)."""
     wanted = f"{name}={value}".encode()
     own = os.getpid()
     found = []
@@ -64,8 +56,7 @@ def marked(name: str, value: str, *, prefix: bool = False) -> list[int]:
         if not entry.name.isdigit() or int(entry.name) == own:
             continue
         try:
-            with open(f"/proc/{entry.name}/environ", "rb") as file:
-                variables = file.read().split(b"\0")
+            variables = (_PROC / entry.name / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
         if any(item.startswith(wanted) if prefix else item == wanted for item in variables):
@@ -92,18 +83,14 @@ def kill_marked(name: str, value: str, *, prefix: bool = False, seconds: float =
 
 def send(pid: int, number: signal.Signals) -> None:
     """Send a signal; a process that is gone or not ours is no error."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def kill_group(pid: int) -> None:
     """SIGKILL the process group that ``pid`` leads; one that is gone is no error."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, pause: float = 0.02) -> bool:
@@ -132,12 +119,8 @@ def guard(mark: str) -> tuple[int, int]:
         os.setsid()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        for descriptor in range(3, 256):
-            if descriptor != reading:
-                try:
-                    os.close(descriptor)
-                except OSError:
-                    pass
+        os.closerange(3, reading)
+        os.closerange(reading + 1, 256)
         os.read(reading, 1)
         kill_marked(STACK_MARK, mark)
     finally:

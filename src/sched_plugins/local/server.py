@@ -12,6 +12,7 @@ import asyncio
 import fcntl
 import json
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -34,14 +35,15 @@ _KEEP_ALIVE_SECONDS = 75
 
 def main(argv: list[str] | None = None) -> int:
     """Run the server until it gets SIGTERM or SIGINT; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="sched_plugins.local.server", description="Server of a laptop stack.")
+    parser = argparse.ArgumentParser(prog="sched_plugins.local.server", description="Laptop stack server.")
     parser.add_argument("--state-dir", required=True)
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--settings", default="{}", help="fleet settings as JSON")
     options = parser.parse_args(argv)
     folder = StateFolder.locate(options.state_dir)
     folder.create()
-    lock = open(folder.lock, "w")  # noqa: SIM115 - held as long as the process lives
+    os.chdir(folder.path)
+    lock = folder.lock.open("w")  # held as long as the process lives
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -55,18 +57,25 @@ def main(argv: list[str] | None = None) -> int:
     port = listener.getsockname()[1]
     _set_environment(folder, port, mark)
     info = StackInfo(
-        endpoint=f"http://127.0.0.1:{port}", port=port,
-        pid=os.getpid(), started=processes.start_time(os.getpid()) or "",
-        guard_pid=guard_pid, guard_started=processes.start_time(guard_pid) or "",
-        state_dir=str(folder.path), log_file=str(folder.log),
+        endpoint=f"http://127.0.0.1:{port}",
+        port=port,
+        pid=os.getpid(),
+        started=processes.start_time(os.getpid()) or "",
+        guard_pid=guard_pid,
+        guard_started=processes.start_time(guard_pid) or "",
+        state_dir=str(folder.path),
+        log_file=str(folder.log),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    _raise_file_limit()
     asyncio.run(_serve(folder, info, mark, listener, json.loads(options.settings)))
-    folder.forget()
-    processes.kill_marked(processes.STACK_MARK, mark)
-    sys.stdout.flush()
-    # Threads of MiniStack may still wait for something; nothing of theirs is worth waiting for.
-    os._exit(0)
+    return 0
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open connections as the system does."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _clean(folder: StateFolder) -> None:
@@ -103,28 +112,30 @@ def _set_environment(folder: StateFolder, port: int, mark: str) -> None:
     programs = [str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"]
     os.environ.clear()
     os.environ.update(kept)
-    os.environ.update({
-        "PATH": os.pathsep.join(programs),
-        "HOME": str(folder.home),
-        "TMPDIR": str(folder.scratch),
-        "GATEWAY_PORT": str(port),
-        "MINISTACK_ACCOUNT_ID": ACCOUNT,
-        "MINISTACK_REGION": REGION,
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_REGION": REGION,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "LOG_LEVEL": "WARNING",
-        "LAMBDA_EXECUTOR": "local",
-        "STATE_DIR": str(folder.scratch / "ministack"),
-        "S3_DATA_DIR": str(folder.scratch / "s3"),
-        # Listeners and helpers that this stack has no use for; the last keeps Docker out of the way.
-        "IOT_MTLS_ENABLED": "0",
-        "SFTP_ENABLED": "0",
-        "DOCKER_HOST": f"unix://{folder.scratch}/no-docker.sock",
-        processes.STACK_MARK: mark,
-    })
+    os.environ.update(
+        {
+            "PATH": os.pathsep.join(programs),
+            "HOME": str(folder.home),
+            "TMPDIR": str(folder.scratch),
+            "GATEWAY_PORT": str(port),
+            "MINISTACK_ACCOUNT_ID": ACCOUNT,
+            "MINISTACK_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "LOG_LEVEL": "WARNING",
+            "LAMBDA_EXECUTOR": "local",
+            "STATE_DIR": str(folder.scratch / "ministack"),
+            "S3_DATA_DIR": str(folder.scratch / "s3"),
+            # Listeners and helpers that this stack has no use for; the last keeps Docker out of the way.
+            "IOT_MTLS_ENABLED": "0",
+            "SFTP_ENABLED": "0",
+            "DOCKER_HOST": f"unix://{folder.scratch}/no-docker.sock",
+            processes.STACK_MARK: mark,
+        }
+    )
 
 
 async def _serve(
@@ -154,6 +165,10 @@ async def _serve(
         loop.add_signal_handler(number, stopped.set)
     folder.write(info)
     await import_module("hypercorn.asyncio").serve(application, config, shutdown_trigger=stopped.wait)
+    folder.forget()
+    processes.kill_marked(processes.STACK_MARK, mark)
+    # Threads of MiniStack may still wait for something, and nothing of theirs is worth waiting for.
+    os._exit(0)
 
 
 if __name__ == "__main__":

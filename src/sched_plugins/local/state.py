@@ -86,7 +86,7 @@ class StateFolder:
         descriptor, name = tempfile.mkstemp(dir=self.path, prefix=".stack-")
         with os.fdopen(descriptor, "w") as file:
             json.dump(asdict(info), file, indent=1)
-        os.replace(name, self.record)
+        Path(name).replace(self.record)
 
     def forget(self) -> None:
         """Remove the record."""

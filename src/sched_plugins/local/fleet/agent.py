@@ -15,8 +15,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from .. import processes
 from . import emulator
@@ -39,8 +41,13 @@ class Agent:
     """Runs invocations. Used from the event loop alone."""
 
     def __init__(
-        self, instances: Instances, commands: Commands, settings: Settings, events: Events,
-        endpoint: str, mark: str,
+        self,
+        instances: Instances,
+        commands: Commands,
+        settings: Settings,
+        events: Events,
+        endpoint: str,
+        mark: str,
     ) -> None:
         self._instances = instances
         self._commands = commands
@@ -49,7 +56,7 @@ class Agent:
         self._endpoint = endpoint
         self._mark = mark
         self._path = f"{Path(sys.executable).parent}:{_SYSTEM_PATH}"
-        self._late: set[asyncio.Task[None]] = set()
+        self._late: set[asyncio.Task[Any]] = set()
         instances.observers.append(self._instance_changed)
 
     def send(self, command: Command) -> None:
@@ -76,23 +83,40 @@ class Agent:
         ``kill`` says whether what they started is ended first; the real agent's service leaves it running.
         Returns how many documents were started again.
         """
-        running = [item for item in self._commands.open_on(instance.id) if item.status != "Pending"]
+        running = self._begun(instance)
         for item in running:
-            if item.task:
-                item.task.cancel()
+            _abandon(item)
         if kill:
             await asyncio.to_thread(processes.kill_marked, processes.INSTANCE_MARK, instance.id)
         for item in running:
             self._start(item)
         return len(running)
 
+    async def _reboot(self, instance: Instance, asking: Invocation) -> None:
+        """Reboot an instance because a document asks for it; the others in progress run again, too."""
+        others = [item for item in self._begun(instance) if item is not asking]
+        for item in others:
+            _abandon(item)
+        await self._instances.reboot(instance)
+        for item in others:
+            self._start(item)
+
+    def _begun(self, instance: Instance) -> list[Invocation]:
+        return [item for item in self._commands.open_on(instance.id) if item.status != "Pending"]
+
     def _instance_changed(self, instance: Instance) -> None:
-        """Whoever was running on an instance that stops is gone, and nobody reports its status any more."""
-        if instance.state in ("shutting-down", "stopping"):
-            for invocation in self._commands.open_on(instance.id):
-                if invocation.task:
-                    invocation.task.cancel()
-                self._expire_later(invocation)
+        """What an instance's end, stop and start mean for the documents in progress on it."""
+        if instance.state == "shutting-down":
+            # Nobody is left who could report a status: it stays until the command expires.
+            for item in self._commands.open_on(instance.id):
+                _abandon(item)
+                self._expire_later(item)
+        elif instance.state == "stopping":
+            for item in self._begun(instance):
+                _abandon(item)
+        elif instance.state == "running":
+            for item in self._begun(instance):
+                self._start(item)
 
     def _start(self, invocation: Invocation) -> None:
         invocation.task = asyncio.get_running_loop().create_task(self._deliver(invocation))
@@ -131,14 +155,14 @@ class Agent:
             if ended[-1].exit_code != REBOOT_EXIT_CODE or invocation.reruns >= self._settings.reboot_limit:
                 break
             invocation.reruns += 1
-            await self._instances.reboot(instance)
+            await self._reboot(instance, invocation)
         await self._store_output(invocation)
+        # A result waits until the agent can report it.
+        await instance.agent_online.wait()
         status = ended[-1].status
         self._set(invocation, status, "ExecutionTimedOut" if status == "TimedOut" else status)
 
-    async def _run_step(
-        self, invocation: Invocation, instance: Instance, step: Step, result: StepResult
-    ) -> None:
+    async def _run_step(self, invocation: Invocation, instance: Instance, step: Step, result: StepResult) -> None:
         result.status, result.started = "InProgress", datetime.now(UTC)
         folder = self._folder(invocation, instance, step.output_path)
         folder.mkdir(parents=True, exist_ok=True)
@@ -164,17 +188,18 @@ class Agent:
         result.status = _status(result.exit_code, invocation.cancel_requested)
         result.ended = datetime.now(UTC)
 
-    def _spawn(
-        self, invocation: Invocation, instance: Instance, step: Step, script: Path
-    ) -> subprocess.Popen[bytes]:
+    def _spawn(self, invocation: Invocation, instance: Instance, step: Step, script: Path) -> subprocess.Popen[bytes]:
         folder = script.parent
         asked = Path(step.working_directory) if step.working_directory else None
-        with open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr:
+        with (folder / "stdout").open("wb") as stdout, (folder / "stderr").open("wb") as stderr:
             return subprocess.Popen(
                 self._argv(step, script),
                 cwd=asked or instance.work,
                 env=self._environment(invocation, instance),
-                stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
             )
 
     def _argv(self, step: Step, script: Path) -> list[str]:
@@ -212,21 +237,15 @@ class Agent:
 
     async def _wait(self, process: subprocess.Popen[bytes], seconds: float | None) -> bool:
         """Wait for a process without polling; false if it outlives ``seconds``."""
-        if not hasattr(os, "pidfd_open"):
-            try:
-                await asyncio.to_thread(process.wait, seconds)
-            except subprocess.TimeoutExpired:
-                return False
-            return True
         if process.poll() is not None:
             return True
         loop = asyncio.get_running_loop()
-        ended = loop.create_future()
+        ended = asyncio.Event()
         descriptor = os.pidfd_open(process.pid)
-        loop.add_reader(descriptor, lambda: ended.done() or ended.set_result(None))
+        loop.add_reader(descriptor, ended.set)
         try:
             async with asyncio.timeout(seconds):
-                await ended
+                await ended.wait()
         except TimeoutError:
             return False
         except asyncio.CancelledError:
@@ -270,9 +289,7 @@ class Agent:
             return
         invocation.status, invocation.details = status, details or status
         command = invocation.command
-        self._events.invocation_status(
-            command.account, command.region, invocation.instance_id, command.event(), status
-        )
+        self._events.invocation_status(command.account, command.region, invocation.instance_id, command.event(), status)
         self._report(command)
 
     def _report(self, command: Command) -> None:
@@ -286,14 +303,23 @@ class Agent:
         """An invocation whose instance is gone stays as it is until it expires."""
         wait = max(0.0, invocation.command.expires - time.time())
         asyncio.get_running_loop().call_later(
-            wait, self._set, invocation, "TimedOut",
+            wait,
+            self._set,
+            invocation,
+            "TimedOut",
             "DeliveryTimedOut" if invocation.status == "Pending" else "ExecutionTimedOut",
         )
 
-    def _keep(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    def _keep(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._late.add(task)
         task.add_done_callback(self._late.discard)
+
+
+def _abandon(invocation: Invocation) -> None:
+    """Stop following an invocation, without a word about its status."""
+    if invocation.task:
+        invocation.task.cancel()
 
 
 def output_key(command: Command, instance_id: str, result: StepResult, name: str) -> str:
@@ -313,10 +339,8 @@ def _status(exit_code: int, cancelled: bool) -> str:
 def _read(path: Path, limit: int) -> str:
     """The beginning of an output file as the API shows it."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             data = file.read(4 * limit + 4)
     except OSError:
         return ""
     return cut(data.decode(errors="replace"), limit)
-
-

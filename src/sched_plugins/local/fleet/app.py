@@ -36,7 +36,7 @@ class FleetApp:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
             return
-        if scope["type"] == "http" and scope["path"].startswith(CONTROL_PATH):
+        if scope["type"] == "http" and scope["path"].startswith(CONTROL_PATH) and _is_loopback(scope):
             body = await _read(receive)
             status, value = await self._control.answer(scope["method"], scope["path"], body)
             await _send(send, Reply(status, "application/json", json.dumps(value).encode(), ""))
@@ -71,7 +71,7 @@ class FleetApp:
     def _reply(self, call: Call) -> Reply:
         try:
             return self._fleet.answer(call)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
             emulator.log.exception("%s %s", call.service, call.action)
             return failure(call.service, AwsError("InternalFailure", f"the fleet failed: {error!r}", 500))
 
@@ -85,6 +85,12 @@ class FleetApp:
             return message
 
         await self._inner(scope, receiving, send)
+
+
+def _is_loopback(scope: Message) -> bool:
+    """Whether a request names this machine as its host, and not a bucket or a page elsewhere."""
+    host = dict(scope["headers"]).get(b"host", b"").rpartition(b":")[0]
+    return host in (b"127.0.0.1", b"localhost")
 
 
 def _service(headers: dict[str, str]) -> str | None:

@@ -18,6 +18,7 @@ class AutoScaling:
         self._instances = instances
         self._groups = groups
         self.actions: dict[str, Callable[[Call], dict[str, Any]]] = {
+            "CreateAutoScalingGroup": self.create_group,
             "DescribeAutoScalingGroups": self.describe_groups,
             "DescribeAutoScalingInstances": self.describe_instances,
             "SetDesiredCapacity": self.set_desired_capacity,
@@ -27,11 +28,28 @@ class AutoScaling:
             "TerminateInstanceInAutoScalingGroup": self.terminate_instance,
         }
 
+    def create_group(self, call: Call) -> dict[str, Any]:
+        """CreateAutoScalingGroup, from a launch template or a mixed instances policy."""
+        params = dict(call.params)
+        name = str(params.get("AutoScalingGroupName", ""))
+        least, most = number(params, "MinSize"), number(params, "MaxSize")
+        desired = number(params, "DesiredCapacity", least)
+        if not name:
+            raise AwsError("ValidationError", "AutoScalingGroupName is required")
+        _check_sizes(least, desired, most)
+        with emulator.scope(call.account, call.region):
+            if emulator.group(name):
+                raise AwsError("AlreadyExists", f"AutoScalingGroup by this name already exists - {name}")
+            emulator.create_group({**params, "Cooldown": params.get("DefaultCooldown", 300)})
+        self._groups.changed()
+        return {}
+
     def describe_groups(self, call: Call) -> dict[str, Any]:
         """DescribeAutoScalingGroups, by name and by tag."""
         names = listed(call.params, "AutoScalingGroupNames")
         found = [
-            group for account, region, group in emulator.groups()
+            group
+            for account, region, group in emulator.groups()
             if (account, region) == (call.account, call.region)
             and (not names or group["AutoScalingGroupName"] in names)
             and all(_matches(group, item) for item in listed(call.params, "Filters"))
@@ -39,7 +57,10 @@ class AutoScaling:
         self._groups.reconcile()
         start, size = number(call.params, "NextToken", 0), number(call.params, "MaxRecords", 50)
         more = str(start + size) if start + size < len(found) else None
-        return {"AutoScalingGroups": [_shown(group) for group in found[start:start + size]], "NextToken": more}
+        return {
+            "AutoScalingGroups": [_shown(group) for group in found[start : start + size]],
+            "NextToken": more,
+        }
 
     def describe_instances(self, call: Call) -> dict[str, Any]:
         """DescribeAutoScalingInstances; an id that is in no group is left out, as on AWS."""
@@ -61,13 +82,15 @@ class AutoScaling:
         desired = number(call.params, "DesiredCapacity")
         if desired > group["MaxSize"]:
             raise AwsError(
-                "ValidationError", f"New SetDesiredCapacity value {desired} is above max value "
-                f"{group['MaxSize']} for the AutoScalingGroup."
+                "ValidationError",
+                f"New SetDesiredCapacity value {desired} is above max value "
+                f"{group['MaxSize']} for the AutoScalingGroup.",
             )
         if desired < group["MinSize"]:
             raise AwsError(
-                "ValidationError", f"New SetDesiredCapacity value {desired} is below min value "
-                f"{group['MinSize']} for the AutoScalingGroup."
+                "ValidationError",
+                f"New SetDesiredCapacity value {desired} is below min value "
+                f"{group['MinSize']} for the AutoScalingGroup.",
             )
         group["DesiredCapacity"] = desired
         self._groups.changed()
@@ -78,17 +101,9 @@ class AutoScaling:
         group, params = self._group(call), call.params
         least = number(params, "MinSize", group["MinSize"])
         most = number(params, "MaxSize", group["MaxSize"])
-        if least > most:
-            raise AwsError("ValidationError", f"Max bound, {most}, must be greater than or equal to min bound, {least}")
-        if "DesiredCapacity" in params:
-            desired = number(params, "DesiredCapacity")
-            if not least <= desired <= most:
-                raise AwsError(
-                    "ValidationError", f"Desired capacity:{desired} must be between the specified min size:{least} "
-                    f"and max size:{most}"
-                )
-        else:
-            desired = min(max(int(group["DesiredCapacity"]), least), most)
+        nearest = min(max(int(group["DesiredCapacity"]), least), most)
+        desired = number(params, "DesiredCapacity", nearest)
+        _check_sizes(least, desired, most)
         group.update(MinSize=least, MaxSize=most, DesiredCapacity=desired)
         if "NewInstancesProtectedFromScaleIn" in params:
             group["NewInstancesProtectedFromScaleIn"] = flag(params, "NewInstancesProtectedFromScaleIn")
@@ -104,8 +119,9 @@ class AutoScaling:
         name = group["AutoScalingGroupName"]
         if self._groups.members(call.account, call.region, name) and not flag(call.params, "ForceDelete"):
             raise AwsError(
-                "ResourceInUse", "You cannot delete an AutoScalingGroup while there are instances or pending "
-                "Spot instance request(s) still in the group."
+                "ResourceInUse",
+                "You cannot delete an AutoScalingGroup while there are instances or pending "
+                "Spot instance request(s) still in the group.",
             )
         with emulator.scope(call.account, call.region):
             emulator.forget_group(name)
@@ -125,8 +141,10 @@ class AutoScaling:
                     f"The instance {name} is not part of Auto Scaling group {group['AutoScalingGroupName']}.",
                 )
             if entries[name]["LifecycleState"] != "InService":
-                raise AwsError("ValidationError", f"The instance {name} is not in InService or EnteringStandby or "
-                               "Standby.")
+                raise AwsError(
+                    "ValidationError",
+                    f"The instance {name} is not in InService or EnteringStandby or Standby.",
+                )
         for name in names:
             entries[name]["ProtectedFromScaleIn"] = flag(call.params, "ProtectedFromScaleIn")
         self._groups.changed()
@@ -140,7 +158,10 @@ class AutoScaling:
         with emulator.scope(call.account, call.region):
             group = emulator.group(name) if name else None
         if item is None or group is None or item.state == "terminated":
-            raise AwsError("ValidationError", f"Instance Id not found - No managed instance found for instance ID: {instance_id}")
+            raise AwsError(
+                "ValidationError",
+                f"Instance Id not found - No managed instance found for instance ID: {instance_id}",
+            )
         if flag(call.params, "ShouldDecrementDesiredCapacity") and item.live:
             if group["DesiredCapacity"] <= group["MinSize"]:
                 raise AwsError(
@@ -161,6 +182,16 @@ class AutoScaling:
         if found is None:
             raise AwsError("ValidationError", f"AutoScalingGroup name not found - AutoScalingGroup {name} not found")
         return found
+
+
+def _check_sizes(least: int, desired: int, most: int) -> None:
+    if least > most:
+        raise AwsError("ValidationError", f"Max bound, {most}, must be greater than or equal to min bound, {least}")
+    if not least <= desired <= most:
+        raise AwsError(
+            "ValidationError",
+            f"Desired capacity:{desired} must be between the specified min size:{least} and max size:{most}",
+        )
 
 
 def _matches(group: dict[str, Any], item: dict[str, Any]) -> bool:
@@ -209,9 +240,7 @@ def _shown(group: dict[str, Any]) -> dict[str, Any]:
         "VPCZoneIdentifier": group["VPCZoneIdentifier"],
         "TerminationPolicies": list(group["TerminationPolicies"]),
         "NewInstancesProtectedFromScaleIn": bool(group["NewInstancesProtectedFromScaleIn"]),
-        "Tags": [
-            {**tag, "PropagateAtLaunch": bool(tag.get("PropagateAtLaunch"))} for tag in group.get("Tags") or []
-        ],
+        "Tags": [{**tag, "PropagateAtLaunch": bool(tag.get("PropagateAtLaunch"))} for tag in group.get("Tags") or []],
     }
 
 

@@ -15,9 +15,7 @@ POWERSHELL_PLUGIN = "aws:runPowerShellScript"
 #: "Default: 3600", "maximum 172800": the documents AWS-RunShellScript and AWS-RunPowerShellScript.
 DEFAULT_EXECUTION_TIMEOUT = 3600
 MAXIMUM_EXECUTION_TIMEOUT = 172_800
-_TIMEOUT_PATTERN = (
-    "([1-9][0-9]{0,4})|(1[0-6][0-9]{4})|(17[0-1][0-9]{3})|(172[0-7][0-9]{2})|(172800)"
-)
+_TIMEOUT_PATTERN = "([1-9][0-9]{0,4})|(1[0-6][0-9]{4})|(17[0-1][0-9]{3})|(172[0-7][0-9]{2})|(172800)"
 _REFERENCE = re.compile(r"\{\{\s*([A-Za-z0-9_.]+)\s*\}\}")
 
 
@@ -62,9 +60,7 @@ class Document:
         """Values of all declared parameters; raises ``InvalidParameters`` as SendCommand does."""
         for name in given:
             if name not in self.parameters:
-                raise AwsError(
-                    "InvalidParameters", f"Parameter {name} is not defined in the document {self.name}"
-                )
+                raise AwsError("InvalidParameters", f"Parameter {name} is not defined in the document {self.name}")
         bound = {}
         for name, declared in self.parameters.items():
             value = given.get(name, declared.get("default"))
@@ -76,9 +72,7 @@ class Document:
 
     def steps(self, bound: dict[str, Any], shortest_timeout: int) -> list[Step]:
         """The scripts to run, with ``{{ name }}`` replaced, as the agent does it."""
-        return [
-            _step(plugin, name, inputs, bound, shortest_timeout) for plugin, name, inputs in _plugins(self.content)
-        ]
+        return [_step(plugin, name, inputs, bound, shortest_timeout) for plugin, name, inputs in _plugins(self.content)]
 
 
 class Documents:
@@ -160,20 +154,24 @@ def _from_yaml(text: str) -> Any:
 
 def _plugins(content: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     """(plugin, name of the output folder, inputs) of each step, for both document schemas."""
-    found = []
+    found: list[tuple[str, str, dict[str, Any]]] = []
     for plugin, config in (content.get("runtimeConfig") or {}).items():
-        for inputs in config.get("properties") or []:
-            found.append((plugin, str(inputs.get("id", "0." + plugin)).replace(":", ""), inputs))
-    for step in content.get("mainSteps") or []:
-        found.append((str(step.get("action")), str(step.get("name")), step.get("inputs") or {}))
-    return found
+        found += [
+            (plugin, str(inputs.get("id", "0." + plugin)).replace(":", ""), inputs)
+            for inputs in config.get("properties") or []
+        ]
+    return found + [
+        (str(step.get("action")), str(step.get("name")), step.get("inputs") or {})
+        for step in content.get("mainSteps") or []
+    ]
 
 
 def _step(plugin: str, name: str, inputs: dict[str, Any], bound: dict[str, Any], shortest: int) -> Step:
     commands = _replace(inputs.get("runCommand") or [], bound)
     lines = commands if isinstance(commands, list) else [commands]
     return Step(
-        plugin, name,
+        plugin,
+        name,
         script="\n".join(_text(line) for line in lines) + "\n",
         working_directory=_text(_replace(inputs.get("workingDirectory") or "", bound)),
         timeout=_timeout(_replace(inputs.get("timeoutSeconds") or "", bound), shortest),
@@ -206,7 +204,9 @@ def _replace(value: Any, bound: dict[str, Any]) -> Any:
     whole = _REFERENCE.fullmatch(value.strip())
     if whole and whole[1] in bound:
         inner = bound[whole[1]]
-        return [_inline(_text(item), bound) for item in inner] if isinstance(inner, list) else _inline(_text(inner), bound)
+        return (
+            [_inline(_text(item), bound) for item in inner] if isinstance(inner, list) else _inline(_text(inner), bound)
+        )
     return _inline(_inline(value, bound), bound)
 
 
@@ -244,17 +244,21 @@ def _script(name: str) -> Document:
             "commands": {"type": "StringList", "minItems": 1},
             "workingDirectory": {"type": "String", "default": "", "maxChars": 4096},
             "executionTimeout": {
-                "type": "String", "default": str(DEFAULT_EXECUTION_TIMEOUT), "allowedPattern": _TIMEOUT_PATTERN,
+                "type": "String",
+                "default": str(DEFAULT_EXECUTION_TIMEOUT),
+                "allowedPattern": _TIMEOUT_PATTERN,
             },
         },
         "runtimeConfig": {
             plugin: {
-                "properties": [{
-                    "id": f"0.{plugin}",
-                    "runCommand": "{{ commands }}",
-                    "workingDirectory": "{{ workingDirectory }}",
-                    "timeoutSeconds": "{{ executionTimeout }}",
-                }]
+                "properties": [
+                    {
+                        "id": f"0.{plugin}",
+                        "runCommand": "{{ commands }}",
+                        "workingDirectory": "{{ workingDirectory }}",
+                        "timeoutSeconds": "{{ executionTimeout }}",
+                    }
+                ]
             }
         },
     }

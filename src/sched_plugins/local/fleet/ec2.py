@@ -34,7 +34,9 @@ class Ec2:
         if not 1 <= least <= most:
             raise AwsError("InvalidParameterValue", f"MinCount {least} and MaxCount {most} do not fit together")
         token = str(params.get("ClientToken", ""))
-        again = [item for item in self._instances.all(call.account, call.region) if token and item.client_token == token]
+        again = [
+            item for item in self._instances.all(call.account, call.region) if token and item.client_token == token
+        ]
         if again:
             return self._reservation(call, again)
         _refuse_dry_run(params)
@@ -52,8 +54,12 @@ class Ec2:
             tags["aws:ec2launchtemplate:version"] = template["_version"]
         market = params.get("InstanceMarketOptions") or template.get("InstanceMarketOptions") or {}
         created = self._instances.launch(
-            call.account, call.region, most, tags,
-            spot=market.get("MarketType") == "spot", client_token=token,
+            call.account,
+            call.region,
+            most,
+            tags,
+            spot=market.get("MarketType") == "spot",
+            client_token=token,
             image_id=image,
             instance_type=params.get("InstanceType") or template.get("InstanceType") or "m1.small",
             subnet_id=params.get("SubnetId") or template.get("SubnetId") or "",
@@ -73,8 +79,7 @@ class Ec2:
     def describe_instance_status(self, call: Call) -> dict[str, Any]:
         """DescribeInstanceStatus: running instances, or all with IncludeAllInstances."""
         found = [
-            item for item in self._select(call)
-            if flag(call.params, "IncludeAllInstances") or item.state == "running"
+            item for item in self._select(call) if flag(call.params, "IncludeAllInstances") or item.state == "running"
         ]
         page, token = _page(found, call)
         return {"instanceStatusSet": [_status(item) for item in page], "nextToken": token}
@@ -83,10 +88,9 @@ class Ec2:
         """TerminateInstances; one that is terminated already is no error."""
         _refuse_dry_run(call.params)
         found = self._instances.require(call.account, call.region, _named(call))
-        return _changes([
-            (item, self._instances.terminate(item, _USER_STOP, "Client.UserInitiatedShutdown"))
-            for item in found
-        ])
+        return _changes(
+            [(item, self._instances.terminate(item, _USER_STOP, "Client.UserInitiatedShutdown")) for item in found]
+        )
 
     def stop_instances(self, call: Call) -> dict[str, Any]:
         """StopInstances."""
@@ -142,8 +146,9 @@ def _check_tags(tags: dict[str, str]) -> None:
     for key in tags:
         if key.lower().startswith("aws:"):
             raise AwsError(
-                "InvalidParameterValue", f"Value ( {key} ) for parameter key is invalid. Tag keys starting with "
-                "'aws:' are reserved for internal use"
+                "InvalidParameterValue",
+                f"Value ( {key} ) for parameter key is invalid. Tag keys starting with "
+                "'aws:' are reserved for internal use",
             )
 
 
@@ -162,7 +167,7 @@ def _named(call: Call) -> list[str]:
 def _page(items: list[Instance], call: Call) -> tuple[list[Instance], str | None]:
     start = number(call.params, "NextToken", 0) if call.params.get("NextToken") else 0
     size = number(call.params, "MaxResults", len(items) or 1)
-    return items[start:start + size], str(start + size) if start + size < len(items) else None
+    return items[start : start + size], str(start + size) if start + size < len(items) else None
 
 
 def _matches(item: Instance, name: str, values: list[str]) -> bool:

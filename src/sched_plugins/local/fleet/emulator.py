@@ -126,8 +126,12 @@ def launch_template(spec: dict[str, Any]) -> dict[str, Any] | None:
     for candidate in template.get("Versions", []):
         if str(candidate.get("VersionNumber")) == version:
             data = candidate.get("LaunchTemplateData") or {}
-            return {**data, "_id": template["LaunchTemplateId"], "_name": template["LaunchTemplateName"],
-                    "_version": version}
+            return {
+                **data,
+                "_id": template["LaunchTemplateId"],
+                "_name": template["LaunchTemplateName"],
+                "_version": version,
+            }
     return None
 
 
@@ -143,6 +147,12 @@ def group(name: str) -> dict[str, Any] | None:
     return found
 
 
+def create_group(properties: dict[str, Any]) -> None:
+    """Make an Auto Scaling group in the current scope, from the properties that a template would give."""
+    provisioners = import_module("ministack.services.cloudformation.provisioners")
+    provisioners._asg_create(properties["AutoScalingGroupName"], properties, "")
+
+
 def forget_group(name: str) -> None:
     """Drop an Auto Scaling group of the current scope, with its hooks and policies."""
     _service("autoscaling")._delete_asg({"AutoScalingGroupName": name})
@@ -154,7 +164,7 @@ def now() -> str:
 
 
 def watch_groups(changed: Callable[[], None]) -> None:
-    """Call ``changed`` whenever a group is created or its capacity set, and keep what the fleet needs.
+    """Call ``changed`` whenever a group is made, changed or deleted, and keep what the fleet needs.
 
     MiniStack fills a group with made-up instances and, in templates, drops ``MixedInstancesPolicy``: both
     are replaced here. ``changed`` may be called from any thread, and just before the change is stored.
@@ -162,18 +172,25 @@ def watch_groups(changed: Callable[[], None]) -> None:
     autoscaling = _service("autoscaling")
     provisioners = import_module("ministack.services.cloudformation.provisioners")
     read_properties = provisioners._asg_fields
+    delete_hooks = autoscaling._delete_group_hooks
 
     def fields_of(properties: dict[str, Any]) -> dict[str, Any]:
         changed()
         return {
             **read_properties(properties),
             "MixedInstancesPolicy": properties.get("MixedInstancesPolicy"),
-            "NewInstancesProtectedFromScaleIn":
-                str(properties.get("NewInstancesProtectedFromScaleIn", "")).lower() == "true",
+            "NewInstancesProtectedFromScaleIn": str(properties.get("NewInstancesProtectedFromScaleIn", "")).lower()
+            == "true",
         }
 
-    autoscaling._reconcile_instances = lambda group: changed()
-    provisioners._asg_fields = fields_of
+    def deleted(name: str) -> None:
+        delete_hooks(name)
+        changed()
+
+    # A module's attributes: for the type checker these are not known to exist.
+    vars(autoscaling)["_reconcile_instances"] = lambda _group: changed()
+    vars(autoscaling)["_delete_group_hooks"] = deleted
+    vars(provisioners)["_asg_fields"] = fields_of
 
 
 def add_resource_type(name: str, handlers: dict[str, Any]) -> None:

@@ -19,11 +19,11 @@ class Events:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._random = random.Random(settings.seed)
+        self._random = random.Random(settings.seed)  # noqa: S311 - nothing secret
 
     def reseed(self) -> None:
         """Start the random numbers again from the seed in the settings."""
-        self._random = random.Random(self._settings.seed)
+        self._random = random.Random(self._settings.seed)  # noqa: S311
 
     def chance(self, fraction: float) -> bool:
         """True in ``fraction`` of the calls."""
@@ -32,7 +32,10 @@ class Events:
     def instance_state(self, account: str, region: str, instance_id: str, state: str) -> None:
         """An instance changed its state."""
         self._send(
-            account, region, "aws.ec2", "EC2 Instance State-change Notification",
+            account,
+            region,
+            "aws.ec2",
+            "EC2 Instance State-change Notification",
             [f"arn:aws:ec2:{region}:{account}:instance/{instance_id}"],
             {"instance-id": instance_id, "state": state},
         )
@@ -40,7 +43,10 @@ class Events:
     def spot_interruption(self, account: str, region: str, zone: str, instance_id: str) -> None:
         """Spot takes an instance back. AWS puts the zone where other ARNs have region and account."""
         self._send(
-            account, region, "aws.ec2", "EC2 Spot Instance Interruption Warning",
+            account,
+            region,
+            "aws.ec2",
+            "EC2 Spot Instance Interruption Warning",
             [f"arn:aws:ec2:{zone}:instance/{instance_id}"],
             {"instance-id": instance_id, "instance-action": "terminate"},
         )
@@ -57,8 +63,12 @@ class Events:
             "status": status,
         }
         self._send(
-            account, region, "aws.ssm", "EC2 Command Invocation Status-change Notification",
-            [f"arn:aws:ec2:{region}:{account}:instance/{instance_id}"], detail,
+            account,
+            region,
+            "aws.ssm",
+            "EC2 Command Invocation Status-change Notification",
+            [f"arn:aws:ec2:{region}:{account}:instance/{instance_id}"],
+            detail,
         )
 
     def command_status(
@@ -66,7 +76,10 @@ class Events:
     ) -> None:
         """A command's overall status changed."""
         self._send(
-            account, region, "aws.ssm", "EC2 Command Status-change Notification",
+            account,
+            region,
+            "aws.ssm",
+            "EC2 Command Status-change Notification",
             [f"arn:aws:ec2:{region}:{account}:instance/{item}" for item in instance_ids],
             {**command, "status": status},
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 from collections.abc import Callable
@@ -36,7 +37,7 @@ class Fleet:
         self.documents = Documents()
         self.agent = Agent(self.instances, self.commands, self.settings, self.events, endpoint, mark)
         self.groups = Groups(self.instances)
-        self._random = random.Random(self.settings.seed)
+        self._random = random.Random(self.settings.seed)  # noqa: S311 - nothing secret
         self._handlers: dict[str, dict[str, Handler]] = {
             "ec2": Ec2(self.instances).actions,
             "autoscaling": AutoScaling(self.instances, self.groups).actions,
@@ -50,7 +51,7 @@ class Fleet:
         emulator.add_resource_type("AWS::SSM::Document", _DocumentResource(self.documents).handlers)
 
     def close(self) -> None:
-        """End every process of every instance."""
+        """Stop following groups and instances."""
         if self._groups_task:
             self._groups_task.cancel()
         self.instances.close()
@@ -93,10 +94,8 @@ class _DocumentResource:
             raise RuntimeError(str(error)) from error
         return name, {}
 
-    def delete(self, physical_id: str, properties: dict[str, Any]) -> None:
+    def delete(self, physical_id: str, _properties: dict[str, Any]) -> None:
         """Delete the document; one that is gone is no error."""
         account, region = emulator.current_scope()
-        try:
+        with contextlib.suppress(AwsError):
             self._documents.delete(account, region, physical_id)
-        except AwsError:
-            pass

@@ -27,7 +27,7 @@ class Groups:
         self._instances = instances
         self._wake: asyncio.Event = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        instances.observers.append(lambda item: self._wake.set())
+        instances.observers.append(lambda _item: self._wake.set())
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
@@ -65,7 +65,8 @@ class Groups:
     def members(self, account: str, region: str, name: str) -> list[Instance]:
         """The live instances of a group, oldest first."""
         return [
-            item for item in self._instances.all(account, region)
+            item
+            for item in self._instances.all(account, region)
             if item.live and item.state != "stopped" and item.tags.get(GROUP_TAG) == name
         ]
 
@@ -95,16 +96,17 @@ class Groups:
             log.warning("group %s: no launch template %s", group["AutoScalingGroupName"], spec)
             return
         tags = template_tags(template)
-        tags.update({
-            tag["Key"]: tag["Value"] for tag in group.get("Tags") or [] if tag.get("PropagateAtLaunch")
-        })
+        tags.update({tag["Key"]: tag["Value"] for tag in group.get("Tags") or [] if tag.get("PropagateAtLaunch")})
         tags["aws:ec2launchtemplate:id"] = template["_id"]
         tags["aws:ec2launchtemplate:version"] = template["_version"]
         tags[GROUP_TAG] = group["AutoScalingGroupName"]
         distribution = policy.get("InstancesDistribution") or {}
         types = [item.get("InstanceType") for item in mixed.get("Overrides") or []]
         self._instances.launch(
-            account, region, count, tags,
+            account,
+            region,
+            count,
+            tags,
             spot=_is_spot(distribution, template),
             image_id=template.get("ImageId") or "ami-00000000",
             instance_type=next((item for item in types if item), None) or template.get("InstanceType") or "m5.large",

@@ -18,7 +18,12 @@ from .wire import AwsError
 
 #: State codes of the EC2 API (type InstanceState).
 STATE_CODES = {
-    "pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80,
+    "pending": 0,
+    "running": 16,
+    "shutting-down": 32,
+    "terminated": 48,
+    "stopping": 64,
+    "stopped": 80,
 }
 #: How long DescribeInstances still shows a terminated instance: "about one hour" (EC2 user guide).
 TERMINATED_SHOWN_SECONDS = 3600.0
@@ -106,15 +111,20 @@ class Instances:
                 raise AwsError("InvalidInstanceID.Malformed", f'Invalid id: "{instance_id}"')
             item = self._all.get(instance_id)
             if item is None or (item.account, item.region) != (account, region):
-                raise AwsError(
-                    "InvalidInstanceID.NotFound", f"The instance ID '{instance_id}' does not exist"
-                )
+                raise AwsError("InvalidInstanceID.NotFound", f"The instance ID '{instance_id}' does not exist")
             found.append(item)
         return found
 
     def launch(
-        self, account: str, region: str, count: int, tags: dict[str, str], *,
-        spot: bool = False, client_token: str = "", **options: Any,
+        self,
+        account: str,
+        region: str,
+        count: int,
+        tags: dict[str, str],
+        *,
+        spot: bool = False,
+        client_token: str = "",
+        **options: Any,
     ) -> list[Instance]:
         """Start ``count`` instances; they are running after the boot time."""
         with emulator.scope(account, region):
@@ -125,8 +135,12 @@ class Instances:
         for index, record in enumerate(records):
             record["AmiLaunchIndex"] = index
             item = Instance(
-                account, region, record, self._folder / record["InstanceId"],
-                spot=spot, client_token=client_token,
+                account,
+                region,
+                record,
+                self._folder / record["InstanceId"],
+                spot=spot,
+                client_token=client_token,
             )
             self._all[item.id] = item
             self._set_state(item, "pending")
@@ -148,7 +162,8 @@ class Instances:
         before = item.state
         if before not in ("pending", "running", "stopping", "stopped"):
             raise AwsError(
-                "IncorrectInstanceState", f"The instance '{item.id}' is not in a state from which it can be stopped."
+                "IncorrectInstanceState",
+                f"The instance '{item.id}' is not in a state from which it can be stopped.",
             )
         if before in ("pending", "running"):
             self._set_state(item, "stopping")
@@ -160,7 +175,8 @@ class Instances:
         before = item.state
         if before not in ("stopped", "pending", "running"):
             raise AwsError(
-                "IncorrectInstanceState", f"The instance '{item.id}' is not in a state from which it can be started."
+                "IncorrectInstanceState",
+                f"The instance '{item.id}' is not in a state from which it can be started.",
             )
         if before == "stopped":
             self._set_state(item, "pending")
@@ -190,11 +206,9 @@ class Instances:
             item.agent_online.set()
 
     def close(self) -> None:
-        """End the processes of all instances at once; for the end of the server."""
+        """Stop following the instances; for the end of the server, which ends their processes itself."""
         for task in self._tasks:
             task.cancel()
-        for item in self._all.values():
-            processes.kill_marked(processes.INSTANCE_MARK, item.id)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 from . import emulator
-from .agent import Agent, output_key
-from .commands import PLUGIN_LIMIT, TERMINAL, Command, Commands, Invocation, StepResult, cut, iso
-from .documents import Document, Documents
+from .agent import Agent
+from .commands import Command, Commands
+from .documents import Documents
 from .instances import Instance, Instances
 from .settings import Settings
+from .shapes import (
+    command_shape,
+    document_shape,
+    invocation_shape,
+    listed_invocation_shape,
+    managed_shape,
+)
 from .wire import AwsError, Call
 
 #: "Comment: maximum length of 100", "TimeoutSeconds: 30 to 2592000", "InstanceIds: up to 50" (SendCommand).
@@ -67,13 +72,20 @@ class Ssm:
         with emulator.scope(call.account, call.region):
             bound = document.bind({name: _expand(value) for name, value in given.items()})
         command = Command(
-            call.account, call.region, document, given, bound, comment, timeout,
-            str(params.get("OutputS3BucketName") or ""), str(params.get("OutputS3KeyPrefix") or ""),
+            call.account,
+            call.region,
+            document,
+            given,
+            bound,
+            comment,
+            timeout,
+            str(params.get("OutputS3BucketName") or ""),
+            str(params.get("OutputS3KeyPrefix") or ""),
             [item.id for item in instances],
         )
         self._commands.add(command)
         self._agent.send(command)
-        return {"Command": _command(command)}
+        return {"Command": command_shape(command)}
 
     def get_command_invocation(self, call: Call) -> dict[str, Any]:
         """GetCommandInvocation."""
@@ -83,7 +95,7 @@ class Ssm:
         hidden = self._settings.invocation_delay_seconds
         if invocation is None or time.monotonic() < invocation.command.requested_clock + hidden:
             raise AwsError("InvocationDoesNotExist", f"Invocation for {command_id} on {instance_id} does not exist")
-        return _invocation(invocation, call.params.get("PluginName"))
+        return invocation_shape(invocation, call.params.get("PluginName"))
 
     def list_command_invocations(self, call: Call) -> dict[str, Any]:
         """ListCommandInvocations, by command or instance or both, with status filters."""
@@ -97,14 +109,14 @@ class Ssm:
             if instance_id in (None, invocation.instance_id) and (not statuses or invocation.status in statuses)
         ]
         page, token = _page(found, call, 50)
-        return {"CommandInvocations": [_listed_invocation(item, details) for item in page], **token}
+        return {"CommandInvocations": [listed_invocation_shape(item, details) for item in page], **token}
 
     def list_commands(self, call: Call) -> dict[str, Any]:
         """ListCommands, newest first, by command, instance and status."""
         statuses = _statuses(call)
         found = [item for item in self._select(call) if not statuses or item.status in statuses]
         page, token = _page(found, call, 50)
-        return {"Commands": [_command(item) for item in page], **token}
+        return {"Commands": [command_shape(item) for item in page], **token}
 
     def cancel_command(self, call: Call) -> dict[str, Any]:
         """CancelCommand: asks, and guarantees nothing."""
@@ -128,7 +140,7 @@ class Ssm:
         found = []
         for instance in self._instances.all(call.account, call.region):
             if instance.state == "running":
-                shown = _managed(instance)
+                shown = managed_shape(instance)
                 if all(_information_matches(instance, shown, key, values) for key, values in wanted.items()):
                     found.append(shown)
         page, token = _page(found, call, 50)
@@ -141,14 +153,14 @@ class Ssm:
         document = self._documents.create(
             call.account, call.region, str(call.params.get("Name")), str(call.params.get("Content"))
         )
-        return {"DocumentDescription": _description(document)}
+        return {"DocumentDescription": document_shape(document)}
 
     def update_document(self, call: Call) -> dict[str, Any]:
         """UpdateDocument; the new content is the default at once."""
         document = self._documents.update(
             call.account, call.region, str(call.params.get("Name")), str(call.params.get("Content"))
         )
-        return {"DocumentDescription": _description(document)}
+        return {"DocumentDescription": document_shape(document)}
 
     def update_document_default_version(self, call: Call) -> dict[str, Any]:
         """UpdateDocumentDefaultVersion: accepted; only the newest content is kept."""
@@ -164,19 +176,23 @@ class Ssm:
         """GetDocument."""
         document = self._documents.find(call.account, call.region, str(call.params.get("Name")))
         return {
-            "Name": document.name, "DocumentVersion": str(document.version), "Status": "Active",
-            "Content": json.dumps(document.content), "DocumentType": "Command", "DocumentFormat": "JSON",
+            "Name": document.name,
+            "DocumentVersion": str(document.version),
+            "Status": "Active",
+            "Content": json.dumps(document.content),
+            "DocumentType": "Command",
+            "DocumentFormat": "JSON",
         }
 
     def describe_document(self, call: Call) -> dict[str, Any]:
         """DescribeDocument."""
         document = self._documents.find(call.account, call.region, str(call.params.get("Name")))
-        return {"Document": _description(document)}
+        return {"Document": document_shape(document)}
 
     def list_documents(self, call: Call) -> dict[str, Any]:
         """ListDocuments."""
         page, token = _page(self._documents.all(call.account, call.region), call, 50)
-        return {"DocumentIdentifiers": [_description(item) for item in page], **token}
+        return {"DocumentIdentifiers": [document_shape(item) for item in page], **token}
 
     def _targets(self, call: Call) -> list[Instance]:
         params = call.params
@@ -187,8 +203,7 @@ class Ssm:
             if key.lower() == "instanceids":
                 names += values
             elif key.startswith("tag:"):
-                names += [item.id for item in everyone
-                          if item.tags.get(key[4:]) in values and item.state == "running"]
+                names += [item.id for item in everyone if item.tags.get(key[4:]) in values and item.state == "running"]
             else:
                 raise AwsError("InvalidTarget", f"The laptop stack knows the targets InstanceIds and tag:…, not {key}")
         if len(names) > INSTANCES_LIMIT and not params.get("Targets"):
@@ -234,182 +249,23 @@ def _page(items: list[Any], call: Call, size: int) -> tuple[list[Any], dict[str,
     start = int(call.params.get("NextToken") or 0)
     size = int(call.params.get("MaxResults") or size)
     more = {"NextToken": str(start + size)} if start + size < len(items) else {}
-    return items[start:start + size], more
+    return items[start : start + size], more
 
 
 def _statuses(call: Call) -> set[str]:
-    return {
-        str(item.get("value")) for item in call.params.get("Filters") or [] if item.get("key") == "Status"
-    }
-
-
-def _command(command: Command) -> dict[str, Any]:
-    states = [item.status for item in command.invocations.values()]
-    return {
-        "CommandId": command.id,
-        "DocumentName": command.document.name,
-        "DocumentVersion": "$DEFAULT",
-        "Comment": command.comment,
-        "ExpiresAfter": command.expires,
-        "Parameters": command.parameters,
-        "InstanceIds": command.instance_ids,
-        "Targets": [],
-        "RequestedDateTime": command.requested.timestamp(),
-        "Status": command.status,
-        "StatusDetails": command.status,
-        "OutputS3Region": command.region,
-        "OutputS3BucketName": command.bucket,
-        "OutputS3KeyPrefix": command.prefix,
-        "MaxConcurrency": "50",
-        "MaxErrors": "0",
-        "TargetCount": len(states),
-        "CompletedCount": sum(state in TERMINAL for state in states),
-        "ErrorCount": sum(state in ("Failed", "TimedOut") for state in states),
-        "DeliveryTimedOutCount": sum(
-            item.details == "DeliveryTimedOut" for item in command.invocations.values()
-        ),
-        "TimeoutSeconds": command.timeout_seconds,
-    }
-
-
-def _url(invocation: Invocation, result: StepResult | None, name: str) -> str:
-    command = invocation.command
-    if not command.bucket or result is None:
-        return ""
-    key = output_key(command, invocation.instance_id, result, name)
-    return f"https://s3.{command.region}.amazonaws.com/{command.bucket}/{key}"
-
-
-def _result(invocation: Invocation, plugin: str | None) -> StepResult | None:
-    """The step that GetCommandInvocation speaks of: the named one, else the last that began."""
-    if plugin:
-        short = plugin.replace(":", "")
-        for item in invocation.results:
-            if short in (item.name, item.output_path.partition("/")[0]):
-                return item
-        raise AwsError("InvalidPluginName", f"The command has no plugin {plugin}")
-    begun = [item for item in invocation.results if item.started]
-    return begun[-1] if begun else None
-
-
-def _moment(moment: datetime | None) -> str:
-    return iso(moment) if moment else ""
-
-
-def _invocation(invocation: Invocation, plugin: str | None) -> dict[str, Any]:
-    command, result = invocation.command, _result(invocation, plugin)
-    started = result.started if result else None
-    ended = result.ended if result else None
-    elapsed = (ended - started).total_seconds() if started and ended else 0.0
-    over = invocation.terminal
-    return {
-        "CommandId": command.id,
-        "InstanceId": invocation.instance_id,
-        "Comment": command.comment,
-        "DocumentName": command.document.name,
-        "DocumentVersion": "$DEFAULT",
-        "PluginName": result.output_path.partition("/")[0].replace("aws", "aws:", 1) if result else "",
-        "ResponseCode": result.exit_code if result and over else -1,
-        "ExecutionStartDateTime": _moment(started),
-        "ExecutionElapsedTime": f"PT{elapsed:.3f}S" if ended else "",
-        "ExecutionEndDateTime": _moment(ended),
-        "Status": invocation.status,
-        "StatusDetails": invocation.details,
-        "StandardOutputContent": result.stdout if result and over else "",
-        "StandardOutputUrl": _url(invocation, result, "stdout"),
-        "StandardErrorContent": result.stderr if result and over else "",
-        "StandardErrorUrl": _url(invocation, result, "stderr"),
-        "CloudWatchOutputConfig": {"CloudWatchLogGroupName": "", "CloudWatchOutputEnabled": False},
-    }
-
-
-def _listed_invocation(invocation: Invocation, details: bool) -> dict[str, Any]:
-    command = invocation.command
-    shown = {
-        "CommandId": command.id,
-        "InstanceId": invocation.instance_id,
-        "InstanceName": "",
-        "Comment": command.comment,
-        "DocumentName": command.document.name,
-        "DocumentVersion": "$DEFAULT",
-        "RequestedDateTime": command.requested.timestamp(),
-        "Status": invocation.status,
-        "StatusDetails": invocation.details,
-        "StandardOutputUrl": _url(invocation, _result(invocation, None), "stdout"),
-        "StandardErrorUrl": _url(invocation, _result(invocation, None), "stderr"),
-        "CommandPlugins": [],
-    }
-    if details:
-        shown["CommandPlugins"] = [_plugin(invocation, item) for item in invocation.results]
-    return shown
-
-
-def _plugin(invocation: Invocation, result: StepResult) -> dict[str, Any]:
-    shown: dict[str, Any] = {
-        "Name": result.output_path.partition("/")[0].replace("aws", "aws:", 1),
-        "Status": result.status,
-        "StatusDetails": result.status,
-        "ResponseCode": result.exit_code,
-        "Output": cut(result.stdout + (f"\n----------ERROR-------\n{result.stderr}" if result.stderr else ""),
-                      PLUGIN_LIMIT),
-        "StandardOutputUrl": _url(invocation, result, "stdout"),
-        "StandardErrorUrl": _url(invocation, result, "stderr"),
-        "OutputS3Region": invocation.command.region,
-        "OutputS3BucketName": invocation.command.bucket,
-        "OutputS3KeyPrefix": invocation.command.prefix,
-    }
-    if result.started:
-        shown["ResponseStartDateTime"] = result.started.timestamp()
-    if result.ended:
-        shown["ResponseFinishDateTime"] = result.ended.timestamp()
-    return shown
-
-
-def _managed(instance: Instance) -> dict[str, Any]:
-    return {
-        "InstanceId": instance.id,
-        "PingStatus": "Online" if instance.agent_online.is_set() else "ConnectionLost",
-        "LastPingDateTime": time.time(),
-        "AgentVersion": "3.3.0.0",
-        "IsLatestVersion": True,
-        "PlatformType": "Linux",
-        "PlatformName": "Laptop",
-        "PlatformVersion": "1",
-        "ResourceType": "EC2Instance",
-        "IPAddress": instance.record["PrivateIpAddress"],
-        "ComputerName": instance.record["PrivateDnsName"],
-    }
+    return {str(item.get("value")) for item in call.params.get("Filters") or [] if item.get("key") == "Status"}
 
 
 def _information_matches(instance: Instance, shown: dict[str, Any], key: str, values: list[str]) -> bool:
     if key.startswith("tag:"):
         return instance.tags.get(key[4:]) in values
-    field = {"InstanceIds": "InstanceId", "PingStatus": "PingStatus", "PlatformTypes": "PlatformType",
-             "AgentVersion": "AgentVersion", "ResourceType": "ResourceType"}.get(key)
+    field = {
+        "InstanceIds": "InstanceId",
+        "PingStatus": "PingStatus",
+        "PlatformTypes": "PlatformType",
+        "AgentVersion": "AgentVersion",
+        "ResourceType": "ResourceType",
+    }.get(key)
     if field is None:
         raise AwsError("InvalidInstanceInformationFilterValue", f"The filter {key} is not known")
     return shown[field] in values
-
-
-def _description(document: Document) -> dict[str, Any]:
-    text = json.dumps(document.content, sort_keys=True)
-    return {
-        "Name": document.name,
-        "Owner": document.owner,
-        "CreatedDate": document.created,
-        "Status": "Active",
-        "DocumentVersion": str(document.version),
-        "DefaultVersion": str(document.version),
-        "LatestVersion": str(document.version),
-        "Description": str(document.content.get("description", "")),
-        "Parameters": [
-            {"Name": name, "Type": declared.get("type", "String")}
-            for name, declared in document.parameters.items()
-        ],
-        "PlatformTypes": document.platforms,
-        "DocumentType": "Command",
-        "SchemaVersion": str(document.content["schemaVersion"]),
-        "DocumentFormat": "JSON",
-        "Hash": hashlib.sha256(text.encode()).hexdigest(),
-        "HashType": "Sha256",
-    }

@@ -89,7 +89,7 @@ def number(params: Mapping[str, Any], name: str, default: int | None = None) -> 
     """Parameter ``name`` as an integer; raises ``ValidationError`` when it is missing or no integer."""
     value = params.get(name, default)
     try:
-        return int(value)  # type: ignore[arg-type]
+        return int(value)
     except (TypeError, ValueError):
         raise AwsError("ValidationError", f"{name} must be an integer, and is {value!r}") from None
 
@@ -105,9 +105,7 @@ def to_xml(value: Any, item: str = "item") -> str:
     None leaves an element out; a boolean becomes ``true`` or ``false``.
     """
     if isinstance(value, dict):
-        return "".join(
-            f"<{key}>{to_xml(child, item)}</{key}>" for key, child in value.items() if child is not None
-        )
+        return "".join(f"<{key}>{to_xml(child, item)}</{key}>" for key, child in value.items() if child is not None)
     if isinstance(value, list):
         return "".join(f"<{item}>{to_xml(child, item)}</{item}>" for child in value)
     if isinstance(value, bool):
@@ -141,9 +139,7 @@ def failure(service: str, error: AwsError) -> Reply:
         return _json(error.status, {"__type": error.code, "message": error.message}, request_id)
     shown = to_xml({"Code": error.code, "Message": error.message})
     if service == "ec2":
-        text = (
-            f"<Response><Errors><Error>{shown}</Error></Errors><RequestID>{request_id}</RequestID></Response>"
-        )
+        text = f"<Response><Errors><Error>{shown}</Error></Errors><RequestID>{request_id}</RequestID></Response>"
     else:
         kind = "Sender" if error.status < 500 else "Receiver"
         text = (
