@@ -84,7 +84,9 @@ class Stage(BaseModel):
     """The environment that runs the stage; recorded in the metadata of what it writes, so that its own
     trigger ignores it."""
     stage_parameters: dict[str, Any] = Field(default_factory=dict)
-    """Given to the executable as JSON in ``SCHED_PARAMETERS``, and passed on in the manifest."""
+    """Given to the executable as JSON in ``SCHED_PARAMETERS``, and told in the manifest."""
+    overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Parameters of this run of a pipeline, by stage; the manifest carries them to the next stages."""
 
     @field_validator("inputs", "outputs_too")
     @classmethod

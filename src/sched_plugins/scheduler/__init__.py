@@ -13,9 +13,10 @@ from sched_plugins.scheduler.outbox import publish, wake
 from sched_plugins.scheduler.scaling import scale
 from sched_plugins.scheduler.submit import submit
 from sched_plugins.scheduler.sweep import sweep
+from sched_plugins.scheduler.trigger import trigger
 from sched_plugins.scheduler.workers import attach, ready, renew, retire, warn
 
 __all__ = [
     "attach", "cancel", "claim", "observe", "publish", "ready", "reap", "renew", "retire", "scale",
-    "submit", "sweep", "wake", "warn",
+    "submit", "sweep", "trigger", "wake", "warn",
 ]  # fmt: skip

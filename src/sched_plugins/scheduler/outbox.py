@@ -102,6 +102,7 @@ def _write_manifests(world: World, record: JobRecord) -> None:
             "files": [{"key": one.key, "size": one.size, "etag": one.etag} for one in files[:MAX_MANIFEST_KEYS]],
             "complete": len(found) <= MAX_MANIFEST_KEYS,
             "parameters": stage.stage_parameters,
+            "overrides": stage.overrides,
         }
         world.objects.put(f"{folder}_sched/SUCCEEDED.json", json.dumps(manifest, ensure_ascii=False).encode(), metadata)
 
