@@ -1,0 +1,68 @@
+# One command each: `make demo` runs the main job, `make test` passes the tests. Both set everything up in .venv
+# from requirements.lock, need no root, and leave no process behind.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODE ?= orchestrated
+REYNOLDS ?= 20
+UV_VERSION := 0.13.8
+
+export DO_NOT_TRACK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint lock mutants benchmark clean system-packages
+
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; set PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+# What only pip can reach (an index of its own configuration, say) is installed by pip.
+install = { $(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements.lock $(1) || \
+	{ $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock $(1); }; }
+
+$(VENV)/.demo: pyproject.toml requirements.lock | $(BIN)/uv
+	@echo "Installing into $(VENV) …"
+	@$(call install,-e '.[demo]')
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml requirements.lock | $(BIN)/uv
+	@echo "Installing into $(VENV) …"
+	@$(call install,-e '.[demo]' --group dev)
+	@touch $(VENV)/.demo $@
+
+demo: $(VENV)/.demo  ## Run the cylinder-flow pipeline on the laptop stack (MODE=chained, REYNOLDS=10)
+	@$(BIN)/python prefect_flows/cylinder_flow.py --mode $(MODE) --reynolds $(REYNOLDS) --results demo-results
+
+test: $(VENV)/.dev  ## Run all tests
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(VENV)/.dev  ## Lint, types, import order
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/cfn-lint infra/*.yaml
+
+lock: | $(BIN)/uv  ## Renew requirements.lock
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --extra demo --group dev --upgrade \
+		--no-header --no-emit-index-url --quiet -o requirements.lock pyproject.toml
+
+mutants: $(VENV)/.dev  ## Remove each condition of each conditional write and show which test notices
+	@$(BIN)/python tests/mutants.py
+
+benchmark: $(VENV)/.dev  ## Measure throughput on the laptop stack
+	@$(BIN)/python benchmarks/throughput.py
+
+system-packages:  ## Install the system packages that some tests want (needs root)
+	@echo "No test needs a system package."
+
+clean:  ## Remove everything that the targets made
+	@[ ! -x $(BIN)/sched ] || $(BIN)/sched local down >/dev/null 2>&1 || true
+	@rm -rf $(VENV) .sched-local .packaged demo-results .mypy_cache .ruff_cache .pytest_cache .hypothesis
