@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from http.client import HTTPException
 from importlib.util import find_spec
@@ -104,6 +105,19 @@ def down(state_dir: str | os.PathLike[str] | None = None) -> bool:
             "Look at them with `ps`, and end them by their id."
         )
     return was_running
+
+
+@contextlib.contextmanager
+def running(
+    state_dir: str | os.PathLike[str] | None = None, *, settings: dict[str, Any] | None = None
+) -> Iterator[StackInfo]:
+    """A stack for the length of a ``with`` block; one that ran before goes on after it."""
+    info = up(state_dir=state_dir, settings=settings)
+    try:
+        yield info
+    finally:
+        if not info.already_running:
+            down(info.state_dir)
 
 
 def status(state_dir: str | os.PathLike[str] | None = None) -> StackInfo | None:
