@@ -64,6 +64,7 @@ def test_a_script_has_the_environment_of_an_instance_and_nothing_else(aws: Fleet
         "AWS_REGION": "us-east-1",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": aws.info.endpoint,
+        "S3_ENDPOINT_URL": aws.info.endpoint,
         "AWS_ACCESS_KEY_ID": aws.info.account,
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -72,10 +73,16 @@ def test_a_script_has_the_environment_of_an_instance_and_nothing_else(aws: Fleet
     }
 
 
-def test_a_script_can_use_the_stack_with_the_aws_command_line(aws: FleetClient, worker: str) -> None:
-    seen = aws.run(worker, f"echo content > f && aws s3 cp --quiet f s3://{BUCKET}/from-worker")
+@pytest.mark.parametrize("copy", ["aws s3 cp --quiet", "s5cmd cp"])
+def test_a_script_can_reach_the_stacks_s3_with_the_programs_of_a_worker(
+    aws: FleetClient, worker: str, copy: str
+) -> None:
+    if shutil.which(copy.split()[0], path=str(Path(sys.executable).parent)) is None:
+        pytest.skip(f"{copy.split()[0]} is not installed")
+    seen = aws.run(worker, f"echo content > f && {copy} f 's3://{BUCKET}/from worker/ü'")
     assert seen["Status"] == "Success", seen
-    assert aws.s3.get_object(Bucket=BUCKET, Key="from-worker")["Body"].read() == b"content\n"
+    assert aws.s3.get_object(Bucket=BUCKET, Key="from worker/ü")["Body"].read() == b"content\n"
+    aws.s3.delete_object(Bucket=BUCKET, Key="from worker/ü")
 
 
 def test_the_first_line_chooses_the_interpreter(aws: FleetClient, worker: str) -> None:
@@ -107,9 +114,7 @@ def test_long_output_is_cut_in_the_reply_and_whole_in_s3(aws: FleetClient, worke
     assert stored(aws, seen["StandardErrorUrl"]) == whole.encode()
 
 
-def test_output_as_long_as_the_limit_is_not_cut_and_empty_output_has_no_object(
-    aws: FleetClient, worker: str
-) -> None:
+def test_output_as_long_as_the_limit_is_not_cut_and_empty_output_has_no_object(aws: FleetClient, worker: str) -> None:
     options = {"OutputS3BucketName": BUCKET}
     seen = aws.run(worker, "head -c 24000 /dev/zero | tr '\\0' x", **options)
     assert seen["StandardOutputContent"] == "x" * 24_000
@@ -168,9 +173,7 @@ def test_parameter_store_is_ministacks_and_its_values_reach_commands(aws: FleetC
     assert seen["StandardOutputContent"] == "expanded expanded\n"
 
 
-def test_braces_that_name_a_declared_parameter_are_replaced_and_others_are_kept(
-    aws: FleetClient, worker: str
-) -> None:
+def test_braces_that_name_a_declared_parameter_are_replaced_and_others_are_kept(aws: FleetClient, worker: str) -> None:
     seen = aws.run(worker, "echo '{{ executionTimeout }} {{ colour }} {{.Names}}'")
     assert seen["StandardOutputContent"] == "3600 {{ colour }} {{.Names}}\n"
 

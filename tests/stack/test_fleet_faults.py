@@ -62,9 +62,7 @@ def test_cancel_may_be_accepted_and_do_nothing(aws: FleetClient, worker: str) ->
 
 def test_a_command_past_its_execution_timeout_is_ended(aws: FleetClient, worker: str) -> None:
     with aws.settings(minimum_execution_timeout=1):
-        command = aws.send(
-            worker, "echo early; setsid sleep 300 & sleep 300", parameters={"executionTimeout": ["1"]}
-        )
+        command = aws.send(worker, "echo early; setsid sleep 300 & sleep 300", parameters={"executionTimeout": ["1"]})
         seen = aws.finish(command, worker)
     assert (seen["Status"], seen["StatusDetails"]) == ("TimedOut", "ExecutionTimedOut")
     assert (seen["ResponseCode"], seen["StandardOutputContent"]) == (137, "early\n")
@@ -118,9 +116,7 @@ def test_an_instance_that_stops_and_starts_runs_its_documents_again(aws: FleetCl
     assert starts(aws, worker) == 2
 
 
-def test_a_command_waits_for_an_agent_that_does_not_answer_and_its_result_too(
-    aws: FleetClient, worker: str
-) -> None:
+def test_a_command_waits_for_an_agent_that_does_not_answer_and_its_result_too(aws: FleetClient, worker: str) -> None:
     running = aws.send(worker, "while ! test -e go; do sleep 0.02; done")
     eventually(lambda: aws.look(running, worker)["Status"] == "InProgress")
     control.set_agent(aws.info, worker, online=False)
@@ -136,9 +132,7 @@ def test_a_command_waits_for_an_agent_that_does_not_answer_and_its_result_too(
     assert aws.finish(running, worker)["Status"] == "Success"
 
 
-def test_an_undelivered_command_times_out_or_is_cancelled_without_having_run(
-    aws: FleetClient, worker: str
-) -> None:
+def test_an_undelivered_command_times_out_or_is_cancelled_without_having_run(aws: FleetClient, worker: str) -> None:
     control.set_agent(aws.info, worker, online=False)
     with aws.settings(delivery_timeout_seconds=0.2):
         seen = aws.run(worker, COUNT)

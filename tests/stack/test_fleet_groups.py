@@ -137,9 +137,7 @@ def test_a_lost_instance_is_replaced_and_one_taken_out_is_not(aws: FleetClient, 
     eventually(lambda: second not in live(aws, group))
     assert described(aws, group)["DesiredCapacity"] == 1
     (third,) = in_service(aws, group)
-    aws.autoscaling.terminate_instance_in_auto_scaling_group(
-        InstanceId=third, ShouldDecrementDesiredCapacity=False
-    )
+    aws.autoscaling.terminate_instance_in_auto_scaling_group(InstanceId=third, ShouldDecrementDesiredCapacity=False)
     eventually(lambda: in_service(aws, group) not in ([], [third]))
     assert described(aws, group)["DesiredCapacity"] == 1
 

@@ -192,8 +192,8 @@ def test_each_change_of_state_is_an_event_as_ec2_sends_it(aws: FleetClient) -> N
     }
 
 
-#: Starts a process that leaves its session and its parent, as a daemon does, and then waits.
-DAEMON = "setsid sh -c 'sleep 300 & sleep 300' >/dev/null 2>&1 & sleep 300"
+#: Starts processes that leave their session and parent, as a daemon does, and one that forgets its variables.
+DAEMON = "setsid sh -c 'sleep 300 & sleep 300' >/dev/null 2>&1 & env -i sleep 300"
 
 
 def test_terminate_ends_every_process_and_removes_the_folder(aws: FleetClient) -> None:

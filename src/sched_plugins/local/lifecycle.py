@@ -39,7 +39,8 @@ def up(
 ) -> StackInfo:
     """Start a stack and wait until it answers; one that runs already is returned, and says so.
 
-    ``port``: on 127.0.0.1; None takes a free one. ``settings``: of the fleet (``fleet.settings.Settings``).
+    ``port``: on 127.0.0.1; None takes the one that the folder's last stack had, or else a free one.
+    ``settings``: of the fleet (``fleet.settings.Settings``).
     Raises ``LaptopStackError`` when the port is taken, when the stack runs on another port than the one
     asked for, when MiniStack is not installed, or when it does not answer within ``timeout`` seconds.
     """
@@ -139,9 +140,10 @@ def require(state_dir: str | os.PathLike[str] | None = None) -> StackInfo:
 
 
 def environment(info: StackInfo) -> dict[str, str]:
-    """The variables that make boto3, the AWS CLI and ``sched`` talk to the stack."""
+    """The variables that make boto3, the AWS CLI, s5cmd and ``sched`` talk to the stack."""
     return {
         "AWS_ENDPOINT_URL": info.endpoint,
+        "S3_ENDPOINT_URL": info.endpoint,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": info.region,

@@ -22,7 +22,11 @@ INSTANCE_MARK = "SCHED_INSTANCE_ID"
 COMMAND_MARK = "SCHED_COMMAND_ID"
 
 _PROC = Path("/proc")
-_STATE_FIELD, _START_FIELD = 0, 19  # counted from the field after the command name in /proc/<pid>/stat
+_STATE_FIELD, _PARENT_FIELD, _START_FIELD = (
+    0,
+    1,
+    19,
+)  # counted from the field after the command name in /proc/<pid>/stat
 
 
 def start_time(pid: int) -> str | None:
@@ -48,20 +52,33 @@ def is_alive(pid: int, started: str | None) -> bool:
 
 
 def marked(name: str, value: str, *, prefix: bool = False) -> list[int]:
-    """Ids of the processes whose environment has ``name=value`` (or starts with it, if ``prefix``)."""
+    """Ids of the processes whose environment has ``name=value`` (or starts with it, if ``prefix``).
+
+    Their descendants are among them, also those that were started with an environment of their own.
+    """
     wanted = f"{name}={value}".encode()
     own = os.getpid()
-    found = []
+    found: set[int] = set()
+    children: dict[int, list[int]] = {}
     for entry in os.scandir(_PROC):
         if not entry.name.isdigit() or int(entry.name) == own:
             continue
         try:
             variables = (_PROC / entry.name / "environ").read_bytes().split(b"\0")
+            fields = (_PROC / entry.name / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
+        if fields[_STATE_FIELD] in "ZX":
+            continue
+        children.setdefault(int(fields[_PARENT_FIELD]), []).append(int(entry.name))
         if any(item.startswith(wanted) if prefix else item == wanted for item in variables):
-            found.append(int(entry.name))
-    return found
+            found.add(int(entry.name))
+    unseen = list(found)
+    while unseen:
+        below = [pid for pid in children.get(unseen.pop(), []) if pid not in found]
+        found.update(below)
+        unseen += below
+    return sorted(found)
 
 
 def kill_marked(name: str, value: str, *, prefix: bool = False, seconds: float = 5.0) -> bool:

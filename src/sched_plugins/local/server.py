@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the server until it gets SIGTERM or SIGINT; returns the exit code."""
     parser = argparse.ArgumentParser(prog="sched_plugins.local.server", description="Laptop stack server.")
     parser.add_argument("--state-dir", required=True)
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="0: as last time, or a free one")
     parser.add_argument("--settings", default="{}", help="fleet settings as JSON")
     options = parser.parse_args(argv)
     folder = StateFolder.locate(options.state_dir)
@@ -49,7 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     except BlockingIOError:
         return EXIT_LOCKED
     _clean(folder)
-    listener = _listen(options.port)
+    listener = _listen(options.port or folder.port_of_last_stack())
+    if listener is None and not options.port:
+        listener = _listen(0)
     if listener is None:
         return EXIT_PORT_IN_USE
     mark = folder.mark + secrets.token_hex(8)

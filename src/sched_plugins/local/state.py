@@ -50,6 +50,7 @@ class StateFolder:
         self.path = path
         self.record = path / "stack.json"
         self.lock = path / "lock"
+        self.last_port = path / "last-port"
         self.log = path / "server.log"
         self.instances = path / "instances"
         self.scratch = path / "tmp"
@@ -87,6 +88,15 @@ class StateFolder:
         with os.fdopen(descriptor, "w") as file:
             json.dump(asdict(info), file, indent=1)
         Path(name).replace(self.record)
+        self.last_port.write_text(str(info.port))
+
+    def port_of_last_stack(self) -> int:
+        """The port of this folder's last stack, so that shells which know it go on working; 0 if none."""
+        try:
+            port = int(self.last_port.read_text())
+        except (OSError, ValueError):
+            return 0
+        return port if 0 < port < 65536 else 0
 
     def forget(self) -> None:
         """Remove the record."""

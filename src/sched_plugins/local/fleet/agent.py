@@ -225,6 +225,8 @@ class Agent:
             "AWS_REGION": instance.region,
             "AWS_DEFAULT_REGION": instance.region,
             "AWS_ENDPOINT_URL": self._endpoint,
+            # s5cmd knows no other variable, and would go to AWS without it.
+            "S3_ENDPOINT_URL": self._endpoint,
             "AWS_ACCESS_KEY_ID": instance.account,
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_EC2_METADATA_DISABLED": "true",

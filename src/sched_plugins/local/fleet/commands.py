@@ -17,8 +17,8 @@ TERMINAL = frozenset({"Success", "Failed", "Cancelled", "TimedOut"})
 #: (GetCommandInvocation); "the first 2,500 characters" (CommandPlugin.Output).
 STDOUT_LIMIT, STDERR_LIMIT, PLUGIN_LIMIT = 24_000, 8_000, 2_500
 TRUNCATED = "\n---Output truncated---"
-#: "Currently … a maximum of 30 days" of commands are kept; here the newest ones.
-KEPT_COMMANDS = 20_000
+#: How many commands are kept. Systems Manager keeps them for 30 days.
+KEPT_COMMANDS = 10_000
 
 
 @dataclass
@@ -113,32 +113,38 @@ class Command:
 
 
 class Commands:
-    """All commands, newest last."""
+    """All commands, oldest first."""
 
     def __init__(self) -> None:
         self._all: dict[str, Command] = {}
+        self._on: dict[str, dict[str, Command]] = {}
 
     def add(self, command: Command) -> None:
-        """Keep a new command, and forget the oldest ended one beyond ``KEPT_COMMANDS``."""
+        """Keep a new command, and forget the oldest one beyond ``KEPT_COMMANDS`` if it has ended."""
         self._all[command.id] = command
+        for instance_id in command.instance_ids:
+            self._on.setdefault(instance_id, {})[command.id] = command
         if len(self._all) > KEPT_COMMANDS:
-            oldest = next(iter(self._all))
-            if self._all[oldest].status in TERMINAL:
-                del self._all[oldest]
+            oldest = next(iter(self._all.values()))
+            if oldest.status in TERMINAL:
+                del self._all[oldest.id]
+                for instance_id in oldest.instance_ids:
+                    del self._on[instance_id][oldest.id]
 
     def get(self, account: str, region: str, command_id: str) -> Command | None:
         """A command of one account and region."""
         found = self._all.get(command_id)
         return found if found and (found.account, found.region) == (account, region) else None
 
-    def all(self, account: str, region: str) -> list[Command]:
-        """The commands of one account and region, newest first."""
-        return [item for item in reversed(self._all.values()) if (item.account, item.region) == (account, region)]
+    def all(self, account: str, region: str, instance_id: str | None = None) -> list[Command]:
+        """The commands of one account and region, or of one instance there, newest first."""
+        chosen = self._all if instance_id is None else self._on.get(instance_id, {})
+        return [item for item in reversed(chosen.values()) if (item.account, item.region) == (account, region)]
 
     def open_on(self, instance_id: str) -> list[Invocation]:
         """Invocations on an instance that are not final."""
-        found = (item.invocations.get(instance_id) for item in self._all.values())
-        return [item for item in found if item is not None and not item.terminal]
+        found = [item.invocations[instance_id] for item in self._on.get(instance_id, {}).values()]
+        return [item for item in found if not item.terminal]
 
 
 def iso(moment: datetime) -> str:

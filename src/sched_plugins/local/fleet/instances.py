@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -236,7 +237,11 @@ class Instances:
         await asyncio.to_thread(processes.kill_marked, processes.INSTANCE_MARK, item.id)
         if state == "terminated":
             item.terminated_at = time.monotonic()
-            await asyncio.to_thread(shutil.rmtree, item.folder, ignore_errors=True)
+            # Gone at once; what is in it may take a while to delete.
+            gone = item.folder.with_name(f".gone-{item.id}")
+            with contextlib.suppress(FileNotFoundError):
+                item.folder.rename(gone)
+            self._spawn(asyncio.to_thread(shutil.rmtree, gone, ignore_errors=True))
         self._set_state(item, state)
 
     def _forget_old(self) -> None:

@@ -221,12 +221,10 @@ class Ssm:
 
     def _select(self, call: Call) -> list[Command]:
         command_id, instance_id = call.params.get("CommandId"), call.params.get("InstanceId")
-        if command_id:
-            found = self._commands.get(call.account, call.region, str(command_id))
-            chosen = [found] if found else []
-        else:
-            chosen = self._commands.all(call.account, call.region)
-        return [item for item in chosen if instance_id in (None, *item.instance_ids)]
+        if not command_id:
+            return self._commands.all(call.account, call.region, instance_id)
+        found = self._commands.get(call.account, call.region, str(command_id))
+        return [found] if found and instance_id in (None, *found.instance_ids) else []
 
 
 def _expand(value: Any) -> Any:
