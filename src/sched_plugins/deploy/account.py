@@ -1,0 +1,115 @@
+"""The AWS account and region that a deployment goes to, and AWS's refusals in our words.
+
+Only the endpoint tells a laptop stack from AWS (``AWS_ENDPOINT_URL``, which boto3 reads by itself).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from sched_plugins.errors import DeployError, InvalidSettings, NotPermitted, ServiceError
+
+if TYPE_CHECKING:
+    import boto3
+
+#: Error codes by which services say that the caller may not do something.
+_DENIED = frozenset(
+    {
+        "AccessDenied",
+        "AccessDeniedException",
+        "AuthFailure",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidClientTokenId",
+        "OptInRequired",
+        "SignatureDoesNotMatch",
+        "UnauthorizedOperation",
+        "UnrecognizedClientException",
+        "403",
+    }
+)
+
+
+class Account:
+    """Clients of one session, made when first used, and the account they act in.
+
+    ``session``: None takes boto3's default chain (environment, profile, instance role).
+    """
+
+    def __init__(self, session: boto3.Session | None = None) -> None:
+        self._session: Any = session
+        self._clients: dict[str, Any] = {}
+
+    def client(self, service: str) -> Any:
+        """The client of a service; throttled calls are repeated with growing pauses."""
+        if service not in self._clients:
+            import boto3
+            from botocore.config import Config
+
+            if self._session is None:
+                self._session = boto3.Session()
+            settings = Config(retries={"mode": "standard", "max_attempts": 8}, connect_timeout=10)
+            self._clients[service] = self._session.client(service, config=settings)
+        return self._clients[service]
+
+    @cached_property
+    def _identity(self) -> dict[str, str]:
+        answer: dict[str, str] = self.client("sts").get_caller_identity()
+        return answer
+
+    @property
+    def number(self) -> str:
+        """The twelve-digit account number."""
+        return self._identity["Account"]
+
+    @property
+    def partition(self) -> str:
+        """``aws``, ``aws-cn`` or ``aws-us-gov``: the second field of every ARN."""
+        return self._identity["Arn"].split(":")[1]
+
+    @property
+    def region(self) -> str:
+        """The region of the session."""
+        return str(self.client("sts").meta.region_name)
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn what botocore raises into this package's errors; ``doing`` says what was tried.
+
+    Raises:
+        NotPermitted: AWS knows the caller not, or does not allow the call.
+        InvalidSettings: no region is set.
+        ServiceError: nothing answers at the endpoint.
+        DeployError: any other refusal, with AWS's reason.
+    """
+    from botocore import exceptions
+
+    try:
+        yield
+    except exceptions.NoRegionError as error:
+        raise InvalidSettings(f"{doing}: no AWS region is set. Set AWS_DEFAULT_REGION, or name a profile.") from error
+    except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.TokenRetrievalError) as error:
+        raise NotPermitted(
+            f"{doing}: no AWS credentials were found ({error}). Run `aws configure` or `aws sso login`; "
+            'for the laptop stack, run `eval "$(sched local env)"`.'
+        ) from error
+    except exceptions.ProfileNotFound as error:
+        raise InvalidSettings(f"{doing}: {error}. `aws configure list-profiles` lists them.") from error
+    except exceptions.HTTPClientError as error:
+        raise ServiceError(
+            f"{doing}: no usable answer ({error}). Check the network and AWS_ENDPOINT_URL; "
+            "`sched local status` says whether a laptop stack is running."
+        ) from error
+    except exceptions.ClientError as error:
+        reason = error.response.get("Error", {})
+        code, text = str(reason.get("Code", "")), reason.get("Message", str(error))
+        if code in _DENIED:
+            raise NotPermitted(
+                f"{doing}: AWS refuses {error.operation_name} ({code}: {text}). "
+                "Ask for that permission, or use another profile."
+            ) from error
+        raise DeployError(f"{doing}: {error.operation_name} failed ({code}): {text}") from error
