@@ -167,6 +167,8 @@ def _start(
         state=SlotState.HELD,
         ticket=round_.ticket,
         token=round_.token,
+        # That this invocation came proves that the one before it was woken.
+        wake=None,
         job_id=claimed.job_id,
         run_id=claimed.run_id,
         attempt=claimed.attempt,

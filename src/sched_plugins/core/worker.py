@@ -10,6 +10,10 @@ from sched_plugins.core.state import SlotState
 from sched_plugins.core.write import Write
 
 
+LATEST = names.ticket(999_999, 9_999_999, 9_999)
+"""A ticket that no invocation exceeds, for those who retire a slot over its execution's head."""
+
+
 def new_slot(worker_id: str, queue: str, now: datetime) -> tuple[Slot, Write]:
     """The slot of a worker that just started, written before its first execution is."""
     slot = Slot(
@@ -34,8 +38,11 @@ def next_execution(slot: Slot, now: datetime) -> tuple[Slot, Write]:
 
 
 def retire(slot: Slot, ticket: str) -> tuple[Slot, Write]:
-    """The slot that claims no more; only a free one may retire, and only by its newest execution."""
-    retiring = slot.changed(state=SlotState.RETIRING)
+    """The slot that claims no more; only a free one may retire, and only by its newest execution.
+
+    With its own execution's ticket, its last wake is known to have come.
+    """
+    retiring = slot.changed(state=SlotState.RETIRING, wake=slot.wake if ticket == LATEST else None)
     return retiring, write.slot(
         "worker.retire", slot, retiring,
         write.equals("state", SlotState.FREE),

@@ -108,12 +108,16 @@ def _write_manifests(world: World, record: JobRecord) -> None:
 
 
 def wake(world: World, slot: Slot) -> None:
-    """Complete the token that the slot carries, if it carries one; what fails is left to the sweep."""
+    """Complete the token that the slot carries, if it carries one; what fails is left to the sweep.
+
+    An accepted wake stays on the slot: the invocation that it leads to proves that it came, and clears it in a
+    write that it makes anyway. A dead token is cleared here.
+    """
     if slot.wake is None:
         return
     try:
-        world.executions.wake(slot.wake)
-        world.tables.write(worker.woken(slot, slot.wake))
+        if not world.executions.wake(slot.wake):
+            world.tables.write(worker.woken(slot, slot.wake))
     except (ServiceError, ConditionFailed):
         # Not certainly woken: the wake stays on the slot. Or already cleared by another.
         return

@@ -17,7 +17,7 @@ from sched_plugins.ports import Worker as Instance
 from sched_plugins.scheduler.attempt import reap
 from sched_plugins.scheduler.dispatch import reject
 from sched_plugins.scheduler.outbox import publish, wake
-from sched_plugins.scheduler.workers import LATEST, attach, terminate
+from sched_plugins.scheduler.workers import attach, terminate
 
 LISTING_LAG = timedelta(seconds=60)
 """How long Step Functions and Systems Manager may fail to list what has just begun (own, generous)."""
@@ -219,7 +219,7 @@ def _keep_execution(world: World, report: Report, fleet: _Fleet, slot: Slot) -> 
 
 def _retire_or_drop(world: World, report: Report, slot: Slot, state: InstanceState) -> None:
     if slot.state is SlotState.FREE:
-        retiring, write = worker.retire(slot, LATEST)
+        retiring, write = worker.retire(slot, worker.LATEST)
         try:
             world.tables.write(write)
         except ConditionFailed:

@@ -9,8 +9,6 @@ from sched_plugins.errors import Conflict
 from sched_plugins.ports import ConditionFailed, World
 
 _ROUNDS = 5
-LATEST = names.ticket(999_999, 9_999_999, 9_999)
-"""A ticket that no invocation exceeds, for those who retire a slot over its execution's head."""
 
 
 def attach(world: World, worker_id: str, queue: str) -> Slot:
@@ -86,7 +84,7 @@ def retire(world: World, slot_id: str, execution: int, wait: int = 1) -> Verdict
             return Verdict.STOP
         if not slot.draining and _work_waits(world, slot, wait):
             return Verdict.NEXT
-        retiring, write = worker.retire(slot, LATEST)
+        retiring, write = worker.retire(slot, names.ticket(execution, 9_999_999, 9_999))
         try:
             world.tables.write(write)
         except ConditionFailed:
