@@ -1,0 +1,172 @@
+"""DynamoDB as the rules see it: conditional writes, transactions, and listings that lag behind."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sched_plugins.core import limits, names
+from sched_plugins.core import record as records
+from sched_plugins.core import slot as slots
+from sched_plugins.core.record import JobRecord, to_text
+from sched_plugins.core.slot import Slot
+from sched_plugins.core.state import SlotState
+from sched_plugins.core.write import Table, Write
+from sched_plugins.errors import Refused
+from sched_plugins.ports import Clock, ConditionFailed, TransactionFailed
+
+Item = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One committed write, as a table's stream tells it."""
+
+    at: datetime
+    write: Write
+    before: Item | None
+    after: Item | None
+    commit: int
+    """The same for all writes of one transaction."""
+
+
+class MemoryTables:
+    """The ``Tables`` port, in memory.
+
+    Attributes:
+        history: every change that was ever committed, in order.
+        listeners: called with every change, as streams are.
+        index_lag: how far the listings lag behind the tables.
+    """
+
+    def __init__(self, clock: Clock, index_lag: float = 2.0) -> None:
+        self.history: list[Change] = []
+        self.listeners: list[Callable[[Change], None]] = []
+        self.index_lag = index_lag
+        self._clock = clock
+        self._items: dict[Table, dict[str, Item]] = {table: {} for table in Table}
+        self._listed: dict[Table, dict[str, Item]] = {table: {} for table in Table}
+        self._unlisted: deque[Change] = deque()
+
+    def item(self, table: Table, key: str) -> Item | None:
+        """A stored item."""
+        return self._items[table].get(key)
+
+    def items(self, table: Table) -> Mapping[str, Item]:
+        """All stored items of a table, as they are now."""
+        return self._items[table]
+
+    def job(self, job_id: str) -> JobRecord | None:
+        """The record, or None if there is none."""
+        item = self._items[Table.JOBS].get(job_id)
+        return None if item is None else records.from_item(item)
+
+    def jobs(self, job_ids: Sequence[str]) -> Mapping[str, JobRecord]:
+        """The records of those that exist."""
+        found = {job_id: self.job(job_id) for job_id in job_ids}
+        return {job_id: record for job_id, record in found.items() if record is not None}
+
+    def slot(self, slot_id: str) -> Slot | None:
+        """The slot, or None if there is none."""
+        item = self._items[Table.SLOTS].get(slot_id)
+        return None if item is None else slots.from_item(item)
+
+    def write(self, write: Write) -> None:
+        """Carry out one conditional write.
+
+        Raises:
+            ConditionFailed: nothing changed.
+            Refused: the item would be larger than DynamoDB stores.
+        """
+        if not write.permitted(self.item(write.table, write.key)):
+            raise ConditionFailed(write)
+        self._commit([write])
+
+    def write_each(self, writes: Sequence[Write]) -> Sequence[Exception | None]:
+        """Carry out independent writes; the outcome of each."""
+        outcomes: list[Exception | None] = []
+        for write in writes:
+            try:
+                self.write(write)
+            except (ConditionFailed, Refused) as error:
+                outcomes.append(error)
+            else:
+                outcomes.append(None)
+        return outcomes
+
+    def transact(self, writes: Sequence[Write]) -> None:
+        """Carry out all the writes, or none.
+
+        Raises:
+            TransactionFailed: nothing changed.
+            Refused: DynamoDB would not take the transaction.
+        """
+        if len({(write.table, write.key) for write in writes}) < len(writes):
+            raise Refused("a transaction cannot write one item twice")
+        failed = [write.name for write in writes if not write.permitted(self.item(write.table, write.key))]
+        if failed:
+            raise TransactionFailed(failed, "ConditionalCheckFailed")
+        self._commit(writes)
+
+    def _commit(self, writes: Sequence[Write]) -> None:
+        changes: list[Change] = []
+        commit = self.history[-1].commit + 1 if self.history else 0
+        for write in writes:
+            before = self.item(write.table, write.key)
+            after = write.applied(before)
+            if after is not None and len(json.dumps(after, ensure_ascii=False).encode()) > limits.MAX_ITEM_BYTES:
+                raise Refused(f"item {write.key[:100]!r} would be larger than {limits.MAX_ITEM_BYTES:,} bytes")
+            changes.append(Change(self._clock.now(), write, before, after, commit))
+        for change in changes:
+            _apply(self._items, change)
+        self.history += changes
+        self._unlisted += changes
+        for change in changes:
+            for listener in self.listeners:
+                listener(change)
+
+    def _index(self, table: Table) -> Mapping[str, Item]:
+        visible = self._clock.now() - timedelta(seconds=self.index_lag)
+        while self._unlisted and self._unlisted[0].at <= visible:
+            _apply(self._listed, self._unlisted.popleft())
+        return self._listed[table]
+
+    def pending(self, before: datetime) -> Iterator[JobRecord]:
+        """Records whose effect has been pending since before that moment."""
+        yield from self._by("pending", "pending", before)
+
+    def queued(self, before: datetime) -> Iterator[JobRecord]:
+        """Records that have been QUEUED since before that moment."""
+        yield from self._by("state", "queued", before)
+
+    def _by(self, index: str, kind: str, before: datetime) -> Iterator[JobRecord]:
+        listed = self._index(Table.JOBS)
+        moment = to_text(before)
+        for shard in range(limits.INDEX_SHARDS):
+            wanted = f"{kind}#{shard}"
+            found = [item for item in listed.values() if item.get(f"{index}_shard") == wanted]
+            for item in sorted(found, key=lambda one: str(one[f"{index}_at"])):
+                if str(item[f"{index}_at"]) < moment:
+                    yield records.from_item(item)
+
+    def slots(self) -> Iterator[Slot]:
+        """All slots."""
+        for item in list(self._index(Table.SLOTS).values()):
+            yield slots.from_item(item)
+
+    def slots_of(self, queue: str) -> Mapping[SlotState, int]:
+        """How many slots of a queue are in each state."""
+        name = names.queue_name(queue)
+        listed = self._index(Table.SLOTS).values()
+        return Counter(SlotState(item["state"]) for item in listed if names.queue_name(item["queue"]) == name)
+
+
+def _apply(items: dict[Table, dict[str, Item]], change: Change) -> None:
+    if change.after is None:
+        items[change.write.table].pop(change.write.key, None)
+    else:
+        items[change.write.table][change.write.key] = change.after
