@@ -66,8 +66,16 @@ def renew(world: World, slot_id: str, execution: int) -> Verdict:
     return Verdict.NEXT
 
 
-def retire(world: World, slot_id: str, execution: int, wait: int = 1) -> Verdict:
+def retire(world: World, slot_id: str, execution: int, wait: int = 1, *, unready: bool = False) -> Verdict:
     """End a worker that has nothing to do, after one last look into its queue.
+
+    Args:
+        world: the ports.
+        slot_id: the worker's slot.
+        execution: number of the execution that asks.
+        wait: seconds for which the last look waits for a message.
+        unready: the worker's agent does not answer: it is ended whatever waits, because a job sent to it
+            would only be lost.
 
     Returns:
         NEXT if there is work after all, otherwise STOP: the worker is being terminated, or is another
@@ -82,7 +90,7 @@ def retire(world: World, slot_id: str, execution: int, wait: int = 1) -> Verdict
         if slot.state is SlotState.RETIRING:
             terminate(world, slot)
             return Verdict.STOP
-        if not slot.draining and _work_waits(world, slot, wait):
+        if not slot.draining and not unready and _work_waits(world, slot, wait):
             return Verdict.NEXT
         retiring, write = worker.retire(slot, names.ticket(execution, 9_999_999, 9_999))
         try:
