@@ -9,7 +9,6 @@ from sched_plugins.core.slot import Slot, Wake
 from sched_plugins.core.state import SlotState
 from sched_plugins.core.write import Write
 
-
 LATEST = names.ticket(999_999, 9_999_999, 9_999)
 """A ticket that no invocation exceeds, for those who retire a slot over its execution's head."""
 
