@@ -1,0 +1,171 @@
+"""The cylinder-flow pipeline as a Prefect flow: four stages, each a job on the scheduler.
+
+``make demo`` runs this file on the laptop stack. With ``--scheduler NAME`` it runs on a scheduler that is deployed
+already, on AWS or on a laptop stack that is up. Copy the flow for a pipeline of your own: only ``PIPELINE`` and
+the report know what is computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PIPELINE = HERE.parent / "pipelines" / "cylinder_flow"
+STATE = Path(os.environ.get("SCHED_LOCAL_STATE", HERE.parent / ".sched-local"))
+
+# Before Prefect is imported: its own server, in this process's lifetime, with its database beside the stack's state.
+os.environ.setdefault("PREFECT_HOME", str(STATE / "prefect"))
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+from prefect import flow, task  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from sched_plugins import pipeline as pipelines  # noqa: E402
+from sched_plugins.client import EnvironmentClient  # noqa: E402
+from sched_plugins.core.record import JobRecord  # noqa: E402
+from sched_plugins.errors import SchedulerError  # noqa: E402
+
+console = Console(soft_wrap=True, highlight=False)
+STARTED = time.monotonic()
+
+
+def say(text: str) -> None:
+    """One line of progress, with the seconds since the start."""
+    console.print(f"[dim]{time.monotonic() - STARTED:6.1f} s[/dim]  {text}")
+
+
+def show(stage: str, job: JobRecord) -> None:
+    """One line for a change of a stage's job."""
+    where = f" on {job.worker_id}" if job.worker_id else ""
+    why = f": {job.status_reason}" if job.status_reason else ""
+    say(f"{stage:<12} {job.status}{where}{why}")
+
+
+@task(task_run_name="{stage}")
+def run_stage(deployment: pipelines.Deployment, run: str, stage: str, parameters: dict[str, Any]) -> str:
+    """Start a stage with its predecessors' results and wait for it; the results' address."""
+    result = pipelines.run_stage(deployment, run, stage, parameters=parameters, on_change=show)
+    return result.results_uri
+
+
+@task
+def follow_chained(run: pipelines.PipelineRun) -> None:
+    """Watch a chained run to its end. Nothing here starts a stage: the manifests do."""
+    for _ in pipelines.follow_chained(run, on_change=show):
+        pass
+
+
+@flow(name="cylinder-flow")
+def cylinder_flow(reynolds: float = 20, mode: str = "orchestrated", results: str = "demo-results") -> dict[str, Any]:
+    """Run the pipeline once and fetch what its last stage wrote.
+
+    Args:
+        reynolds: the Reynolds number; 20 is the published benchmark.
+        mode: ``orchestrated`` (this flow starts each stage) or ``chained`` (one upload starts all).
+        results: local folder for the pictures and results.json.
+    """
+    deployment = pipelines.find_deployment(pipelines.load(PIPELINE))
+    parameters = {"preprocess": {"reynolds": reynolds}}
+    name = pipelines.new_run_name()
+    if mode == "chained":
+        run = pipelines.run_chained(deployment, run=name, parameters=parameters)
+        say(f"one upload: {run.job_id('preprocess')}")
+        follow_chained(run)
+    else:
+        run = pipelines.PipelineRun(deployment, name, chained=False)
+        for stage in deployment.pipeline.in_order():
+            run_stage(deployment, name, stage.name, parameters.get(stage.name, {}))
+    return fetch(run, Path(results))
+
+
+@task
+def fetch(run: pipelines.PipelineRun, folder: Path) -> dict[str, Any]:
+    """Download the last stage's results and add what each stage took to results.json."""
+    last = run.deployment.pipeline.in_order()[-1].name
+    EnvironmentClient(run.deployment.pipeline.environment(last)).download(run.results_uri(last), folder)
+    report: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    report["mode"] = "chained" if run.chained else "orchestrated"
+    report["stages"] = pipelines.stages_of(run)
+    (folder / "results.json").write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def print_report(report: dict[str, Any], folder: Path) -> None:
+    """The table at the end: computed and published values, and the time of each stage."""
+    reference, error = report["reference"] or {}, report["relative_error"] or {}
+    values = Table(title=f"Flow around a cylinder, Re = {report['reynolds']:g}")
+    for heading in ("quantity", "computed", "published", "relative error"):
+        values.add_column(heading, justify="left" if heading == "quantity" else "right")
+    for key, label in (
+        ("drag_coefficient", "drag coefficient"),
+        ("lift_coefficient", "lift coefficient"),
+        ("pressure_difference", "pressure difference"),
+    ):
+        published = f"{reference[key]:.9f}" if key in reference else "–"
+        deviation = f"{100 * abs(error[key]):.6f} %" if key in error else "–"
+        values.add_row(label, f"{report[key]:.9f}", published, deviation)
+    stages = Table(title="Stages")
+    for heading in ("stage", "status", "worker", "waited", "ran"):
+        stages.add_column(heading, justify="right" if heading in ("waited", "ran") else "left")
+    for stage in report["stages"]:
+        waited, ran = f"{stage['waited_seconds']:.1f} s", f"{stage['ran_seconds']:.1f} s"
+        stages.add_row(stage["name"], stage["status"], stage["worker_id"], waited, ran)
+    console.print(values)
+    console.print(stages)
+    pictures = ", ".join(sorted(path.name for path in folder.glob("*.png")))
+    console.print(f"{folder}/results.json; pictures: {pictures}")
+
+
+@contextmanager
+def laptop_stack(scheduler: str) -> Iterator[None]:
+    """A laptop stack of its own with the pipeline deployed; taken down at the end, whatever happens."""
+    from sched_plugins import deploy
+    from sched_plugins.local import lifecycle
+
+    with ExitStack() as cleanup:
+        say("starting the laptop stack")
+        stack = lifecycle.up(state_dir=STATE)
+        cleanup.callback(lifecycle.down, state_dir=STATE)
+        os.environ.update(lifecycle.environment(stack))
+        say(f"deploying scheduler {scheduler}")
+        deploy.deploy_scheduler(scheduler)
+        say("deploying one environment a stage")
+        pipelines.deploy_pipeline(pipelines.load(PIPELINE), scheduler)
+        yield
+
+
+def main() -> int:
+    """Run the flow; 0 if every stage succeeded."""
+    parser = argparse.ArgumentParser(description="Run the cylinder-flow pipeline.")
+    parser.add_argument("--mode", choices=["orchestrated", "chained"], default="orchestrated")
+    parser.add_argument("--reynolds", type=float, default=20.0)
+    parser.add_argument("--results", type=Path, default=Path("demo-results"))
+    parser.add_argument("--scheduler", default="", help="a deployed scheduler; empty: a laptop stack of its own")
+    options = parser.parse_args()
+    try:
+        with ExitStack() as stack:
+            if not options.scheduler:
+                stack.enter_context(laptop_stack("sched-demo"))
+            report = cylinder_flow(options.reynolds, options.mode, str(options.results))
+    except SchedulerError as error:
+        console.print(f"[red]{type(error).__name__}[/red]: {error}")
+        return 1
+    print_report(report, options.results)
+    say("done")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""Pipelines: stages chained by buckets, read from a ``pipeline.yaml``.
+
+A pipeline is deployed as one environment a stage. It runs in two ways that give the same results: *orchestrated*
+(:func:`run_orchestrated` starts each stage with its predecessors' results) and *chained*
+(:func:`run_chained` makes one upload; manifests carry the run from bucket to bucket, with nobody watching).
+"""
+
+from __future__ import annotations
+
+from sched_plugins.pipeline.definition import Pipeline, StageDefinition, load, schema
+from sched_plugins.pipeline.deployment import Deployment, deploy_pipeline, find_deployment
+from sched_plugins.pipeline.run import (
+    PipelineRun,
+    StageResult,
+    find_run,
+    follow_chained,
+    new_run_name,
+    run_chained,
+    run_orchestrated,
+    run_stage,
+    stages_of,
+)
+
+__all__ = [
+    "Deployment",
+    "Pipeline",
+    "PipelineRun",
+    "StageDefinition",
+    "StageResult",
+    "deploy_pipeline",
+    "find_deployment",
+    "find_run",
+    "follow_chained",
+    "load",
+    "new_run_name",
+    "run_chained",
+    "run_orchestrated",
+    "run_stage",
+    "schema",
+    "stages_of",
+]
