@@ -22,6 +22,8 @@ _CAPABILITIES = ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPA
 _NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 #: What CloudFormation says of a resource that it stopped because another one failed.
 _CANCELLED = ("Resource creation cancelled", "Resource update cancelled", "Resource deletion cancelled")
+#: Statuses that another one follows: a failed operation is always rolled back.
+_PASSING = ("_IN_PROGRESS", "CREATE_FAILED", "UPDATE_FAILED")
 _STACK = "AWS::CloudFormation::Stack"
 
 
@@ -182,7 +184,7 @@ class Stack:
         if any(text in reason for text in _NO_CHANGES):
             self.discard(plan)
             return None
-        reason = "; ".join([reason, *self._validation_errors(made["Id"])])
+        reason = "; ".join([reason, *self._validation_errors(ChangeSetName=made["Id"])])
         self.discard(plan)
         raise DeployError(
             f"stack {self.name!r}: CloudFormation refuses the template or its parameters: {reason}. "
@@ -200,7 +202,7 @@ class Stack:
             self._client.execute_change_set(ChangeSetName=plan.arn)
         status, events = self._until_done(plan.stack_id, seen, on_event)
         if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
-            raise DeployError(_failure(self.name, status, events))
+            raise DeployError(self._failure(status, plan.stack_id, events))
         state = self.state(plan.stack_id)
         if state is None:
             raise DeployError(f"stack {self.name!r} was deleted by someone else just now. Deploy it again.")
@@ -226,7 +228,7 @@ class Stack:
             self._client.delete_stack(StackName=state.stack_id)
         status, events = self._until_done(state.stack_id, seen, on_event)
         if status != "DELETE_COMPLETE":
-            raise DeployError(_failure(self.name, status, events))
+            raise DeployError(self._failure(status, state.stack_id, events))
         return events
 
     def settled(self) -> StackState | None:
@@ -269,18 +271,31 @@ class Stack:
             token = page.get("NextToken")
         return described
 
-    def _validation_errors(self, arn: str) -> list[str]:
-        """What CloudFormation's early validation found, where it offers that."""
+    def _failure(self, status: str, stack_id: str, events: Sequence[StackEvent]) -> str:
+        """What failed first, in AWS's words, how the stack is now, and what to do."""
+        failed = [event for event in events if event.failed and not event.reason.startswith(_CANCELLED)]
+        first = next((event for event in failed if not event.is_stack), None)
+        if first:
+            what = f"{first.resource} ({first.type}): {first.reason or first.status}"
+        else:
+            own = [event.reason for event in (*failed, *events) if event.is_stack and event.reason]
+            since = min((event.at for event in events), default=None)
+            found = self._validation_errors(since, StackName=stack_id)
+            what = "; ".join(found or own[:1]) or "no reason given"
+        return f"stack {self.name!r} is {status}: {what.rstrip('. ')}. {_next_step(self.name, status)}"
+
+    def _validation_errors(self, since: datetime | None = None, **of: str) -> list[str]:
+        """What CloudFormation's validation found wrong before it touched any resource."""
         from botocore.exceptions import ClientError
 
         try:
-            events = self._client.describe_events(ChangeSetName=arn)["OperationEvents"]
-        except ClientError:  # optional detail: the reason at hand is still true
+            events = self._client.describe_events(**of, Filters={"FailedEvents": True})["OperationEvents"]
+        except ClientError:  # a detail: what is known without it is still true
             return []
         return [
             f"{event.get('LogicalResourceId')} ({event.get('ResourceType')}): {event['ValidationStatusReason']}"
             for event in events
-            if event.get("ValidationStatus") == "FAILED" and event.get("ValidationStatusReason")
+            if event.get("ValidationStatusReason") and (since is None or event["Timestamp"] >= since)
         ]
 
     def _until_done(
@@ -298,7 +313,7 @@ class Stack:
                     if on_event:
                         on_event(event)
                 last = next((event for event in reversed(events) if event.is_stack), None)
-                if last and not last.status.endswith("_IN_PROGRESS"):
+                if last and not last.status.endswith(_PASSING):
                     return last.status, events
         raise DeployError(self._still_busy())
 
@@ -356,15 +371,6 @@ def _changes(described: Mapping[str, Any]) -> Iterator[Change]:
             replacement=change.get("Replacement", ""),
             details=tuple(dict.fromkeys(name for name in names if name)),
         )
-
-
-def _failure(name: str, status: str, events: Sequence[StackEvent]) -> str:
-    """What failed first, in AWS's words, how the stack is now, and what to do."""
-    failed = [event for event in events if event.failed and not event.reason.startswith(_CANCELLED)]
-    own = [event for event in events if event.is_stack and event.reason]
-    first = next((event for event in failed if not event.is_stack), (failed or own or [None])[0])  # type: ignore[list-item]
-    what = "no reason given" if first is None else f"{first.resource} ({first.type}): {first.reason or first.status}"
-    return f"stack {name!r} is {status}: {what.rstrip('. ')}. {_next_step(name, status)}"
 
 
 def _next_step(name: str, status: str) -> str:
