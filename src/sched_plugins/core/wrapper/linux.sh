@@ -11,29 +11,25 @@ work= own= session= guard= clean=
 
 say() { printf 'sched: %s\n' "$*" >&2; }
 
-quiet() { SCHED_ATTEMPT_KEY='' "$@"; } # a tool that "processes" shall not take for the job's
-
-# The attempt's processes: those whose environment names it, and those of the job's session, which may have emptied
-# theirs. One that has done this and also left the session is not found.
-processes() {
-    quiet grep -lsE "SCHED_ATTEMPT_KEY=$key|\) [^ZX] [0-9]+ [0-9]+ ${session:-none} " \
-        /proc/[0-9]*/environ /proc/[0-9]*/stat
-}
-
-# Ends every process of the attempt except this shell and process $1.
+# Ends every process of the attempt except this shell and process $1: those whose environment names the attempt, and
+# those of the job's session, which may have emptied theirs. One that has done this and also left the session is
+# not found.
 kill_all() {
-    [ -z "$session" ] || kill -KILL -- "-$session" 2>/dev/null
+    [ -z "$session" ] || kill -s KILL -- "-$session" 2>/dev/null
     round=0
     while [ "$round" -lt 60 ]; do
         killed=
-        for file in $(processes); do
+        for file in $(
+            SCHED_ATTEMPT_KEY='' grep -lsE "SCHED_ATTEMPT_KEY=$key|\) [^ZX] [0-9]+ [0-9]+ ${session:-none} " \
+                /proc/[0-9]*/environ /proc/[0-9]*/stat
+        ); do
             pid=${file#/proc/}
             pid=${pid%%/*}
             [ "$pid" = "$$" ] || [ "$pid" = "${1:-}" ] || { kill -KILL "$pid" 2>/dev/null && killed=$pid; }
         done
         [ -n "$killed" ] || return 0
         round=$((round + 1))
-        [ "$round" -lt 10 ] || quiet sleep 0.1
+        [ "$round" -lt 10 ] || SCHED_ATTEMPT_KEY='' sleep 0.1
     done
     say "process $killed of this attempt could not be killed"
 }
@@ -75,7 +71,7 @@ timer() {
     sleep "$limit"
     read -r session boot <"$dir/session"
     : >"$dir/timed-out"
-    kill -TERM -- "-$session"
+    kill -s TERM -- "-$session"
     sleep 10
     kill_all "$wrapper"
     : >"$dir/killed"
@@ -105,13 +101,13 @@ detached() { # exec in a session of its own
 finish() {
     trap '' TERM INT HUP
     [ -n "$clean" ] || kill_all
-    if [ -n "$2" ] || [ "$1" != "$3" ] || [ -s "$dir/metrics" ]; then
+    if [ -n "$2" ] || [ "$1" != "$3" ] || [ "$3" = 226 ] || [ -s "$dir/metrics" ]; then
         trailer "$1" "$2"
     fi
     tidy
     printf '%s\n' "$3" >"$dir/ended"
     if [ -n "$guard" ]; then # until it has its own session, it is alone
-        kill -KILL -- "-$guard" || kill -KILL "$guard"
+        kill -s KILL -- "-$guard" || kill -KILL "$guard"
         wait "$guard"
     fi 2>/dev/null
     exit "$3"
@@ -182,11 +178,14 @@ launch_with() {
 
 # Runs the job, given as a command, and sets code and reason.
 run_job() {
-    # A shell without job control starts a background process with SIGINT and SIGQUIT ignored. Bash can undo that
-    # by itself, dash cannot; what env can do is remembered next to the markers.
-    signals= known=${dir%/*/*}/env
+    # A shell without job control starts a background process with SIGINT and SIGQUIT ignored. Bash can undo that by
+    # itself; dash needs env, and that env can is remembered next to the markers.
+    signals=
     if [ -z "${BASH_VERSION:-}" ]; then
-        [ -e "$known" ] || env --default-signal=INT,QUIT true 2>/dev/null && : >"$known" && signals=--default-signal=INT,QUIT
+        known=${dir%/*/*}/env-has-default-signal
+        if [ -e "$known" ] || { env --default-signal=INT,QUIT true 2>/dev/null && : >"$known"; }; then
+            signals=--default-signal=INT,QUIT
+        fi
     fi
     (
         trap - TERM INT HUP QUIT
@@ -200,7 +199,7 @@ run_job() {
     wait "$session" 2>/dev/null
     code=$? reason= exit=
     if [ -e "$dir/timed-out" ]; then
-        while [ ! -e "$dir/killed" ] && kill -0 -- "-$session" 2>/dev/null; do quiet sleep 0.1; done
+        while [ ! -e "$dir/killed" ] && kill -s 0 -- "-$session" 2>/dev/null; do SCHED_ATTEMPT_KEY='' sleep 0.1; done
         reason="the job ran longer than its timeout of $limit s"
         exit=124
     fi
