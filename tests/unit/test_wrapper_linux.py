@@ -216,7 +216,8 @@ def test_a_timeout_ends_the_whole_tree_and_says_so(worker: Worker, out: Path) ->
 
 def test_a_timeout_lets_a_process_finish_but_not_for_ever(worker: Worker, out: Path) -> None:
     worker.change = soon
-    graceful = worker.run('trap \'sleep 0.2; echo saved; exit 0\' TERM; while :; do sleep 0.02; done', timeout_seconds=1)
+    save = "trap 'sleep 0.2; echo saved; exit 0' TERM; while :; do sleep 0.02; done"
+    graceful = worker.run(save, timeout_seconds=1)
     assert (graceful.code, graceful.stdout) == (wrapper.TIMED_OUT, b"saved\n")
     deaf = worker.run("trap '' TERM", 'echo $$ >"$OUT/job"', "sleep 300", timeout_seconds=1, at=context(attempt=2))
     assert deaf.code == wrapper.TIMED_OUT

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import os
-import re
 import signal
 import subprocess
 import time
@@ -67,7 +66,7 @@ class Worker:
     shell: Path | None = None
     """Another shell in the place of /bin/sh."""
     environment: dict[str, str] = field(default_factory=dict)
-    change: Callable[[str], str] = staticmethod(lambda text: text)
+    change: Callable[[str], str] = str
     scripts: int = 0
 
     def __post_init__(self) -> None:
@@ -145,8 +144,9 @@ def is_alive(pid: int) -> bool:
 
 def pids(folder: Path, *names: str) -> list[int]:
     """The process ids that a job's processes wrote to files."""
-    until(lambda: all((folder / name).exists() and (folder / name).read_text().endswith("\n") for name in names), "pids")
-    return [int((folder / name).read_text()) for name in names]
+    files = [folder / name for name in names]
+    until(lambda: all(file.exists() and file.read_text().endswith("\n") for file in files), f"{names} are written")
+    return [int(file.read_text()) for file in files]
 
 
 @contextmanager

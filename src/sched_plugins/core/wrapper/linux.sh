@@ -199,7 +199,9 @@ run_job() {
     wait "$session" 2>/dev/null
     code=$? reason= exit=
     if [ -e "$dir/timed-out" ]; then
-        while [ ! -e "$dir/killed" ] && kill -s 0 -- "-$session" 2>/dev/null; do SCHED_ATTEMPT_KEY='' sleep 0.1; done
+        while [ ! -e "$dir/killed" ] && grep -qsE "\) [^ZX] [0-9]+ $session " /proc/[0-9]*/stat; do
+            SCHED_ATTEMPT_KEY='' sleep 0.1
+        done
         reason="the job ran longer than its timeout of $limit s"
         exit=124
     fi
