@@ -69,11 +69,13 @@ def drop(slot: Slot) -> Write:
     )
 
 
-def wanted(maximum: int, busy: int, waiting: int, retiring: int, desired: int) -> int:
+def wanted(maximum: int, busy: int, waiting: int, desired: int) -> int:
     """The number of workers to ask for: enough for every job held or waiting, at most ``maximum``.
 
-    Workers that retire still count in the group's capacity until they leave, so they are wanted on top.
+    A worker that retires is wanted no more: its termination lowers the group's capacity by one at once, although
+    its slot stays until EC2 has ended it. Counting it here would ask for another worker that finds nothing
+    to do, retires, and is counted again, without end.
     The answer is never below ``desired``: a worker leaves by itself, and lowering the capacity under
     workers that are booting would take away those that were just asked for.
     """
-    return max(desired, min(maximum, busy + waiting + retiring))
+    return max(desired, min(maximum, busy + waiting))

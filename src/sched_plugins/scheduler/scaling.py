@@ -24,7 +24,7 @@ def scale(world: World, queue: str, group: str, at_least: int = 0) -> int:
         return desired
     slots = world.tables.slots_of(queue)
     waiting = max(world.queues.waiting(queue), at_least)
-    want = worker.wanted(maximum, slots.get(SlotState.HELD, 0), waiting, slots.get(SlotState.RETIRING, 0), desired)
+    want = worker.wanted(maximum, slots.get(SlotState.HELD, 0), waiting, desired)
     if want > desired:
         world.workers.set_capacity(group, want)
     return want

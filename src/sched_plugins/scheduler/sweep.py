@@ -8,15 +8,18 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from sched_plugins.core import limits, message, names, submission, worker
+from sched_plugins.core.job import JobSpec
 from sched_plugins.core.record import JobRecord
 from sched_plugins.core.slot import Slot
 from sched_plugins.core.state import SlotState, Status
+from sched_plugins.core.submission import Decision, Outcome, Submission
 from sched_plugins.errors import InvalidJob, SchedulerError
 from sched_plugins.ports import ConditionFailed, InstanceState, Message, World
 from sched_plugins.ports import Worker as Instance
 from sched_plugins.scheduler.attempt import reap
 from sched_plugins.scheduler.dispatch import reject
 from sched_plugins.scheduler.outbox import publish, wake
+from sched_plugins.scheduler.submit import submit
 from sched_plugins.scheduler.workers import attach, terminate
 
 LISTING_LAG = timedelta(seconds=60)
@@ -123,17 +126,29 @@ def _return_letter(world: World, letter: Message) -> None:
         _reject_letter(world, letter, "a dead letter that names no queue it came from")
         return
     record = world.tables.job(understood.spec.job_id)
-    run_id = understood.run_id or letter.message_id
-    needed = (
-        record is None
-        or not record.knows(run_id)
-        or (record.run_id == run_id and record.status is Status.QUEUED and understood.attempt in (0, record.attempt))
-    )
-    if needed:
+    if record is None or not understood.run_id or not record.knows(understood.run_id):
+        _submit_letter(world, letter, understood.spec)
+        return
+    if (record.run_id, record.attempt, record.status) == (understood.run_id, understood.attempt, Status.QUEUED):
         [error] = world.queues.send(letter.source, [letter.body])
         if error is not None:
             raise error
     world.queues.delete(world.dead_letters, letter.receipt)
+
+
+def _submit_letter(world: World, letter: Message, spec: JobSpec) -> None:
+    """A raw message gets its record here. Sent back to its queue it would have a new id, which is its run's, and
+    might then be taken for a second one."""
+    [answer] = submit(world, [Submission(spec, letter.message_id, names.queue_name(letter.source))])
+    if answer.error is not None:
+        raise answer.error
+    match answer.decision:
+        case Decision(outcome=Outcome.CONFLICT, reason=reason):
+            _reject_letter(world, letter, reason)
+        case Decision(outcome=Outcome.BUSY) | None:
+            return
+        case _:
+            world.queues.delete(world.dead_letters, letter.receipt)
 
 
 def _reject_letter(world: World, letter: Message, reason: str) -> None:

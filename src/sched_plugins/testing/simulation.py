@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 
 from sched_plugins import scheduler as use_cases
-from sched_plugins.core import names
+from sched_plugins.core import limits, names
 from sched_plugins.core import record as records
 from sched_plugins.core import slot as slots
 from sched_plugins.core.claim import Round
@@ -76,6 +76,7 @@ class Simulation:
         sweeps: when the sweeps began that ran to their end and reported no error.
         accepted: job id, run id and outcome of every submission that was answered.
         invocations_failed: what ended invocations otherwise than well.
+        requeue_after: seconds after which a QUEUED job's message is sent again.
         queue, group: the environment's job queue and Auto Scaling group.
     """
 
@@ -105,6 +106,7 @@ class Simulation:
         self.workers.add_group(self.group, self.queue, maximum)
         self.invocations_failed: list[str] = []
         self.sweeps: list[datetime] = []
+        self.requeue_after = limits.REQUEUE_AFTER
         self.accepted: list[tuple[str, str, Outcome]] = []
         self.world = self._watch(scheduler, dead_letters)
         self._behaviours: dict[str, Behaviour | Callable[[Attempt], Behaviour]] = {}
@@ -200,7 +202,7 @@ class Simulation:
     def sweep(self) -> None:
         """What the minutely rule starts."""
         began = self.clock.now()
-        report = self.invoke("sweep", lambda: use_cases.sweep(self.world))
+        report = self.invoke("sweep", lambda: use_cases.sweep(self.world, self.requeue_after))
         if report is not None and not report.errors:
             self.sweeps.append(began)
         elif report is not None:
