@@ -1,0 +1,114 @@
+"""How the client reaches AWS: one session, its service clients, and what their errors mean to a user."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
+
+from sched_plugins import __version__
+from sched_plugins.client.failures import explain
+from sched_plugins.errors import InvalidSettings, SchedulerError
+
+_ATTEMPTS = 5
+"""Attempts of one AWS call. Everything that the client calls may be repeated without effect."""
+_LOOPBACK_ATTEMPTS = 2
+"""Of a call to a laptop stack: one that is not running should be told at once, not after 20 s of retries."""
+
+
+class Connection:
+    """An account, a region and perhaps an endpoint. Safe to share between threads.
+
+    Args:
+        session: a ``boto3.Session``; by default one is made from the environment.
+        region: the AWS region; by default the session's, else ``AWS_REGION``.
+        endpoint_url: where every service answers; by default what boto3 finds (``AWS_ENDPOINT_URL``).
+        profile: a profile of the AWS configuration, where no session is given.
+        config: botocore settings ahead of the client's own.
+
+    Raises:
+        InvalidSettings: there is no such profile, or no region.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: boto3.Session | None = None,
+        region: str | None = None,
+        endpoint_url: str | None = None,
+        profile: str | None = None,
+        config: Config | None = None,
+    ) -> None:
+        try:
+            self._session = session or boto3.Session(profile_name=profile)
+            found = region or self._session.region_name or os.environ.get("AWS_REGION")
+        except ProfileNotFound as error:
+            raise InvalidSettings(f"{error}; `aws configure list-profiles` shows those that there are") from None
+        if not found:
+            raise InvalidSettings("no AWS region is set; give one (--region, or AWS_REGION)")
+        self.region = found
+        self.endpoint_url = endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or None
+        self.identity = (region, endpoint_url, id(session) if session else profile)
+        """Equal for two connections that certainly reach the same account in the same way."""
+        self._given = endpoint_url
+        attempts = _LOOPBACK_ATTEMPTS if self.is_loopback else _ATTEMPTS
+        own = Config(
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            connect_timeout=5,
+            read_timeout=70,  # above the submit function's own timeout
+            max_pool_connections=32,
+            user_agent_extra=f"sched-plugins/{__version__}",
+        )
+        self._config = own.merge(config) if config else own
+        self._clients: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the endpoint is on this machine, as that of a laptop stack is."""
+        host = urlsplit(self.endpoint_url or "").hostname or ""
+        if host == "localhost":
+            return True
+        try:
+            return ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def place(self) -> str:
+        """Where it looks, in words."""
+        return f"region {self.region}" + (f" at {self.endpoint_url}" if self.endpoint_url else "")
+
+    def client(self, service: str) -> Any:
+        """The boto3 client of a service; made once. Making one is not safe between threads, using it is."""
+        with self._lock:
+            if service not in self._clients:
+                with self.doing(f"reach {service}"):
+                    self._clients[service] = self._session.client(
+                        service,  # type: ignore[call-overload]
+                        region_name=self.region,
+                        endpoint_url=self._given,
+                        config=self._config,
+                    )
+            return self._clients[service]
+
+    @contextmanager
+    def doing(self, what: str, missing: SchedulerError | None = None) -> Iterator[None]:
+        """Turn botocore's errors into the package's, told as "cannot <what>: …".
+
+        Args:
+            what: what is being done, for the message.
+            missing: raised where AWS says that the thing does not exist.
+        """
+        try:
+            yield
+        except (ClientError, BotoCoreError) as error:
+            raise explain(error, what, self.place, loopback=self.is_loopback, missing=missing) from error

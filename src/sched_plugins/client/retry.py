@@ -1,0 +1,72 @@
+"""Waiting between tries: how long, and when to give up."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Final
+
+_FIRST: Final = 0.2
+_LONGEST: Final = 5.0
+
+
+class Backoff:
+    """Waits that double from 0.2 s to 5 s, with full jitter, within a patience.
+
+    Args:
+        patience: seconds after which :meth:`wait` gives up.
+        sleep: how to wait.
+        monotonic: a clock that only goes forward, in seconds.
+    """
+
+    def __init__(
+        self,
+        patience: float,
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sleep = sleep
+        self._monotonic = monotonic
+        self._deadline = monotonic() + patience
+        self._ceiling = _FIRST
+
+    def wait(self) -> bool:
+        """Wait before the next try; False, at once, when the patience is over."""
+        if self._monotonic() >= self._deadline:
+            return False
+        self._sleep(random.uniform(0, self._ceiling))  # noqa: S311 - spreads callers in time; no secret
+        self._ceiling = min(_LONGEST, 2 * self._ceiling)
+        return True
+
+
+class Pace:
+    """How long to wait before the next look: a tenth of the time since something last happened.
+
+    So the end of a job is seen late by at most a tenth of its length, with few calls: some 60 looks for a job of
+    ten minutes, then one in ``longest`` seconds.
+
+    Args:
+        shortest: seconds between two looks, at least.
+        longest: seconds between two looks, at most.
+        monotonic: a clock that only goes forward, in seconds.
+    """
+
+    SHARE: Final = 0.1
+    JITTER: Final = 0.2
+
+    def __init__(self, shortest: float, longest: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.shortest = shortest
+        self.longest = longest
+        self._monotonic = monotonic
+        self._last_news = monotonic()
+
+    def news(self) -> None:
+        """Something happened: look more often again."""
+        self._last_news = self._monotonic()
+
+    def delay(self) -> float:
+        """Seconds to wait, with 20 % of jitter either way so that many watchers do not look at once."""
+        quiet = self._monotonic() - self._last_news
+        bounded = min(self.longest, max(self.shortest, self.SHARE * quiet))
+        return bounded * random.uniform(1 - self.JITTER, 1 + self.JITTER)  # noqa: S311 - no secret

@@ -1,0 +1,264 @@
+"""Submit and cancel: requests to the scheduler's functions, in batches, repeated until they are answered."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+
+from sched_plugins import errors
+from sched_plugins.client.connection import Connection
+from sched_plugins.client.retry import Backoff
+from sched_plugins.client.run import Run
+from sched_plugins.core import limits
+from sched_plugins.core.job import LINUX_DOCUMENT, JobSpec, parse_spec
+from sched_plugins.core.submission import Outcome
+from sched_plugins.errors import Busy, InvalidJob, JobConflict, SchedulerError, Throttled, Unknown
+
+BATCH: Final = 100
+"""Jobs in one request: what one BatchGetItem of the submit function reads."""
+# AWS Lambda: a synchronous request is at most 6 MB; own: less a margin for the envelope.
+BATCH_BYTES: Final = 5_000_000
+CONCURRENCY: Final = 4
+"""Requests that are under way at once."""
+PATIENCE: Final = 60.0
+"""Seconds for which throttles, lost replies and "busy" answers are tried again."""
+
+UNKNOWN_TRIES: Final = 4
+"""Tries after which a function that keeps failing, or gives no answer, is reported."""
+
+JobLike = JobSpec | Mapping[str, Any]
+_OWN_FIELDS: Final = frozenset({"queue", "run_id"})
+_SPEC_FIELDS: Final = frozenset(info.alias or name for name, info in JobSpec.model_fields.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of one submission."""
+
+    job_id: str
+    run_id: str
+    """Of the run that serves: the submitted one, or the live one that has the same spec (EXISTING)."""
+    outcome: Outcome | None
+    """None when the request was refused; then ``error`` says why."""
+    status: str = ""
+    """Status of the job as the function saw it."""
+    error: SchedulerError | None = None
+
+    @property
+    def run(self) -> Run:
+        """What to wait for."""
+        return Run(self.job_id, self.run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """What became of one request to cancel."""
+
+    job_id: str
+    outcome: str
+    """``cancelled``, ``requested`` (it ends when its command has) or ``ended already``; empty if refused."""
+    status: str = ""
+    error: SchedulerError | None = None
+
+
+A = TypeVar("A")
+R = TypeVar("R", Submitted, Cancellation)
+
+
+def new_run_id() -> str:
+    """A fresh idempotency key."""
+    return uuid.uuid4().hex
+
+
+def job_entry(job: JobLike, *, run_id: str | None = None, queue: str = "") -> dict[str, Any]:
+    """One job of a submit request, checked.
+
+    Of a mapping, ``job_id`` is made up when it is missing, ``retry`` is 0 and ``ssm_document`` the shell's.
+
+    Raises:
+        InvalidJob: names every field that breaks the contract, unknown fields included.
+    """
+    if isinstance(job, JobSpec):
+        spec, own = job, {}
+    else:
+        own = {name: str(value) for name, value in job.items() if name in _OWN_FIELDS}
+        fields = {name: value for name, value in job.items() if name not in _OWN_FIELDS}
+        if unknown := sorted(set(fields) - _SPEC_FIELDS):
+            raise InvalidJob(f"{unknown[0]}: is no field of a job; the fields are {', '.join(sorted(_SPEC_FIELDS))}")
+        defaults = {"job_id": f"job-{uuid.uuid4().hex[:12]}", "retry": 0, "ssm_document": LINUX_DOCUMENT}
+        spec = parse_spec({**defaults, "commands": (), **fields})
+    chosen = run_id or own.get("run_id") or new_run_id()
+    if len(chosen.encode()) > limits.MAX_RUN_ID_BYTES:
+        raise InvalidJob(f"run_id: {chosen[:40]!r}… is longer than {limits.MAX_RUN_ID_BYTES} bytes")
+    entry = {**spec.to_plain(), "run_id": chosen}
+    if target := queue or own.get("queue"):
+        entry["queue"] = target
+    return entry
+
+
+class Requests:
+    """Requests to the submit and cancel functions of one stack.
+
+    Args:
+        connection: how to reach AWS.
+        submit_function: name of the function that submits.
+        cancel_function: name of the function that cancels.
+        missing: what to raise when there is no such function.
+        sleep: how to wait between tries.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        submit_function: str,
+        cancel_function: str,
+        missing: SchedulerError,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._connection = connection
+        self._submit_function = submit_function
+        self._cancel_function = cancel_function
+        self._missing = missing
+        self._sleep = sleep
+
+    def submit(self, entries: Sequence[Mapping[str, Any]]) -> list[Submitted]:
+        """Submit; the results in the order of the entries. Repeats carry the same run ids, so change nothing."""
+        return [result for batch in self._each_batch(self._submit_batch, entries) for result in batch]
+
+    def cancel(self, job_ids: Sequence[str]) -> list[Cancellation]:
+        """Cancel; the results in order. Cancelling twice is no error."""
+        return [result for batch in self._each_batch(self._cancel_batch, job_ids) for result in batch]
+
+    def _each_batch(self, send: Callable[[Sequence[Any]], list[Any]], entries: Sequence[Any]) -> Iterator[list[Any]]:
+        batches = list(_batches(entries))
+        if len(batches) == 1:
+            yield send(batches[0])
+        elif batches:
+            with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="sched-submit") as pool:
+                yield from pool.map(send, batches)
+
+    def _submit_batch(self, entries: Sequence[Mapping[str, Any]]) -> list[Submitted]:
+        def send(sent: Sequence[Mapping[str, Any]]) -> list[Submitted]:
+            answers = self._invoke(self._submit_function, {"jobs": sent}, len(sent), "submit jobs")
+            return [_submitted(entry, answer) for entry, answer in zip(sent, answers, strict=True)]
+
+        def failed(entry: Mapping[str, Any], error: SchedulerError) -> Submitted:
+            return Submitted(_job_id(entry), str(entry["run_id"]), None, error=error)
+
+        return self._until_answered(entries, send, failed)
+
+    def _cancel_batch(self, job_ids: Sequence[str]) -> list[Cancellation]:
+        def send(sent: Sequence[str]) -> list[Cancellation]:
+            answers = self._invoke(self._cancel_function, {"job_ids": sent}, len(sent), "cancel jobs")
+            return [_cancelled(job_id, answer) for job_id, answer in zip(sent, answers, strict=True)]
+
+        def failed(job_id: str, error: SchedulerError) -> Cancellation:
+            return Cancellation(job_id, "", error=error)
+
+        return self._until_answered(job_ids, send, failed)
+
+    def _until_answered(
+        self, asked: Sequence[A], send: Callable[[Sequence[A]], list[R]], failed: Callable[[A, SchedulerError], R]
+    ) -> list[R]:
+        """Send, and send again what was throttled, busy or left unanswered; the last answer to each, in order."""
+        backoff = Backoff(PATIENCE, self._sleep)
+        results: dict[int, R] = {}
+        open_, unknown = list(range(len(asked))), 0
+        while True:
+            sent = [asked[index] for index in open_]
+            try:
+                answers = send(sent)
+            except SchedulerError as error:
+                answers = [failed(one, error) for one in sent]
+            results |= zip(open_, answers, strict=True)
+            open_ = [index for index in open_ if isinstance(results[index].error, Busy | Throttled | Unknown)]
+            unknown += any(isinstance(results[index].error, Unknown) for index in open_)
+            if not open_ or unknown >= UNKNOWN_TRIES or not backoff.wait():
+                return [results[index] for index in range(len(asked))]
+
+    def _invoke(
+        self, function: str, request: Mapping[str, Any], expected: int, what: str
+    ) -> Sequence[Mapping[str, Any]]:
+        answer = invoke(self._connection, function, request, what, self._missing)
+        results = answer.get("results")
+        if not isinstance(results, list) or len(results) != expected:
+            raise Unknown(f"cannot {what}: function {function} gave {str(answer)[:200]!r}, not {expected} results")
+        return results
+
+
+def invoke(
+    connection: Connection, function: str, request: Mapping[str, Any], what: str, missing: SchedulerError
+) -> dict[str, Any]:
+    """Call a function of a stack and return its answer.
+
+    Raises:
+        Unknown: the function failed, or gave something else than a JSON object.
+    """
+    payload = json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()
+    with connection.doing(what, missing):
+        reply = connection.client("lambda").invoke(FunctionName=function, Payload=payload)
+        body = reply["Payload"].read()
+    try:
+        answer = json.loads(body or b"null")
+    except ValueError:
+        answer = None
+    if reply.get("FunctionError") or not isinstance(answer, dict):
+        said = answer.get("errorMessage") if isinstance(answer, dict) else body[:200].decode(errors="replace")
+        raise Unknown(f"cannot {what}: function {function} failed: {said}. Its log group is /aws/lambda/{function}.")
+    return answer
+
+
+def _batches(entries: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    batch: list[Any] = []
+    size = 0
+    for entry in entries:
+        length = len(json.dumps(entry, ensure_ascii=False).encode(errors="replace"))
+        if batch and (len(batch) == BATCH or size + length > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(entry)
+        size += length
+    if batch:
+        yield batch
+
+
+def _job_id(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("job_id", ""))
+
+
+def _submitted(entry: Mapping[str, Any], answer: Mapping[str, Any]) -> Submitted:
+    job_id, asked = _job_id(entry), str(entry["run_id"])
+    if "error" in answer:
+        return Submitted(job_id, asked, None, error=told_error(answer["error"]))
+    outcome = Outcome(answer["outcome"])
+    result = Submitted(str(answer.get("job_id") or job_id), asked, outcome, str(answer.get("status") or ""))
+    reason = str(answer.get("reason") or "")
+    if outcome is Outcome.EXISTING:
+        return replace(result, run_id=str(answer.get("run_id") or asked))
+    if outcome is Outcome.CONFLICT:
+        return replace(result, error=JobConflict(reason or f"job {job_id!r} is live with another spec"))
+    if outcome is Outcome.BUSY:
+        return replace(result, error=Busy(f"job {job_id!r}: {reason or 'an earlier run is still being published'}"))
+    return result
+
+
+def _cancelled(job_id: str, answer: Mapping[str, Any]) -> Cancellation:
+    if "error" in answer:
+        return Cancellation(job_id, "", error=told_error(answer["error"]))
+    return Cancellation(job_id, str(answer["outcome"]), str(answer.get("status") or ""))
+
+
+def told_error(told: Any) -> SchedulerError:
+    """The exception that a function told of by its name."""
+    if isinstance(told, SchedulerError):
+        return told
+    kind = getattr(errors, str(told.get("type", "")), None)
+    message = str(told.get("message", "")) or "the function gave no reason"
+    if isinstance(kind, type) and issubclass(kind, SchedulerError):
+        return kind(message)
+    return Unknown(message)

@@ -1,0 +1,115 @@
+"""A scheduler for tests of the client: its tables and buckets in moto, its functions' real handlers in process."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import boto3
+from aws_tables import create_tables
+from moto import mock_aws
+from pytest import MonkeyPatch
+
+from sched_plugins.aws.settings import Settings
+from sched_plugins.client import SchedulerClient
+from sched_plugins.core import write
+from sched_plugins.core.record import AttemptEntry, JobRecord
+from sched_plugins.core.state import Status
+from sched_plugins.functions import cancel, process, start, submit
+from sched_plugins.ports import World
+
+REGION = "eu-west-1"
+NAME = "sim"
+_CONTEXT = SimpleNamespace(
+    function_name="f", memory_limit_in_mb=128, invoked_function_arn="arn:f", aws_request_id="1", tenant_id=None
+)
+Answer = Mapping[str, Any] | Exception
+Function = Callable[[dict[str, Any]], Answer]
+
+
+class InProcessLambda:
+    """Plays Lambda's Invoke: calls handlers, or whatever a test puts in their place, and keeps the requests."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.functions: dict[str, Function] = {
+            f"{NAME}-submit": lambda event: submit.handler(event, _CONTEXT),  # type: ignore[arg-type]
+            f"{NAME}-cancel": lambda event: cancel.handler(event, _CONTEXT),  # type: ignore[arg-type]
+            f"{NAME}-start": lambda event: start.handler(event, _CONTEXT),  # type: ignore[arg-type]
+        }
+        self.first: list[Answer | None] = []
+        """What comes in place of the first answers: an exception is raised, None stands for the function itself."""
+
+    def invoke(self, FunctionName: str, Payload: bytes) -> dict[str, Any]:  # noqa: N803 - boto3's names
+        event = json.loads(Payload)
+        self.requests.append((FunctionName, event))
+        answer = self.first.pop(0) if self.first else None
+        if answer is None:
+            answer = self.functions[FunctionName](event)
+        if isinstance(answer, Exception):
+            raise answer
+        failed = {"FunctionError": "Unhandled"} if "errorMessage" in answer else {}
+        return {"StatusCode": 200, "Payload": io.BytesIO(json.dumps(answer).encode()), **failed}
+
+
+class ClientStack:
+    """One scheduler."""
+
+    def __init__(self) -> None:
+        self.functions = InProcessLambda()
+        self.client = self.adopt(SchedulerClient(NAME, region=REGION))
+
+    def adopt(self, client: Any) -> Any:
+        """Let a client call the functions of this stack, and not sleep."""
+        client.connection._clients["lambda"] = self.functions
+        client._sleep = lambda seconds: None
+        return client
+
+    @property
+    def world(self) -> World:
+        """The scheduler's ports, on moto."""
+        return process.world()
+
+    def change(self, job_id: str, **fields: Any) -> JobRecord:
+        """Change a record, as some use case would."""
+        before = self.world.tables.job(job_id)
+        assert before is not None
+        after = before.changed(updated_at=datetime.now(UTC), **fields)
+        self.world.tables.write(write.job("test", before, after))
+        return after
+
+    def end(
+        self, job_id: str, status: Status = Status.SUCCEEDED, at: datetime | None = None, **fields: Any
+    ) -> JobRecord:
+        """End a job's run, and let its end be published."""
+        moment = at or datetime.now(UTC)
+        return self.change(job_id, status=status, finished_at=moment, pending="", **fields)
+
+    def attempts(self, job_id: str, *uris: str) -> tuple[AttemptEntry, ...]:
+        """History entries for as many ended attempts."""
+        return tuple(AttemptEntry(number, "over", stdout_uri=uri) for number, uri in enumerate(uris, 1))
+
+
+@contextmanager
+def client_stack(monkeypatch: MonkeyPatch) -> Iterator[ClientStack]:
+    """A scheduler for the length of a test."""
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    variables = {
+        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": REGION,
+        "SCHED_NAME": NAME, "SCHED_OUTPUT_BUCKET": "out",
+    }  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    process.world.cache_clear()
+    with mock_aws():
+        create_tables(boto3.client("dynamodb"), Settings.of(NAME))
+        place = {"LocationConstraint": REGION}
+        boto3.client("s3").create_bucket(Bucket="out", CreateBucketConfiguration=place)  # type: ignore[typeddict-item]
+        yield ClientStack()
+    process.world.cache_clear()
