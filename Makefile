@@ -11,7 +11,7 @@ UV_VERSION := 0.13.8
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lock mutants benchmark clean system-packages
+.PHONY: help demo test lint schema lock mutants benchmark clean system-packages
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,6 +49,10 @@ lint: $(VENV)/.dev  ## Lint, types, import order
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/cfn-lint infra/*.yaml
+
+schema: $(VENV)/.demo  ## Renew the JSON Schema of pipeline files
+	@$(BIN)/python -c 'import json; from sched_plugins.pipeline import schema; print(json.dumps(schema(), indent=2))' \
+		> src/sched_plugins/pipeline/pipeline.schema.json
 
 lock: | $(BIN)/uv  ## Renew requirements.lock
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --extra demo --group dev --upgrade \

@@ -225,17 +225,17 @@ class JobSpec(BaseModel):
         A rejected message has no valid spec, so its record holds only a job id; what is missing is empty.
         """
         stage = fields.get("stage")
-        known = {name: fields[name] for name in cls.model_fields if name in fields}
-        return cls.model_construct(
-            **{"ssm_document": "", "retry": 0}
-            | known
-            | {
-                "commands": tuple(fields.get("commands", ())),
-                "retry": int(fields.get("retry", 0)),
-                "timeout_seconds": int(fields.get("timeout_seconds", limits.DEFAULT_JOB_TIMEOUT)),
-                "stage": Stage.model_validate(stage) if stage else None,
-            }
-        )
+        known: dict[str, Any] = {
+            "ssm_document": "",
+            **{name: fields[name] for name in cls.model_fields if name in fields},
+        }
+        known |= {
+            "commands": tuple(fields.get("commands", ())),
+            "retry": int(fields.get("retry", 0)),
+            "timeout_seconds": int(fields.get("timeout_seconds", limits.DEFAULT_JOB_TIMEOUT)),
+            "stage": Stage.model_validate(stage) if stage else None,
+        }
+        return cls.model_construct(**known)
 
     def to_plain(self) -> dict[str, Any]:
         """The spec as JSON types; fields at their defaults are left out, the original five never are."""

@@ -190,6 +190,7 @@ def from_item(item: Mapping[str, Any]) -> JobRecord:
         fields["stage"] = json.loads(fields["stage"])
     spec = JobSpec.restore(fields)
     waiting = item.get("next_run")
+    times: dict[str, Any] = {name: to_time(item[name]) if item.get(name) else None for name in _TIMES}
     return JobRecord(
         spec=spec,
         status=Status(item["status"]),
@@ -201,11 +202,11 @@ def from_item(item: Mapping[str, Any]) -> JobRecord:
         next_run=NextRun(waiting, JobSpec.restore(json.loads(item["next_spec"]))) if waiting else None,
         run_ids=tuple(item.get("run_ids", ())),
         **{name: item.get(name, "") for name in _TEXTS},
-        **{name: to_time(item[name]) if item.get(name) else None for name in _TIMES},
+        **times,
     )
 
 
 def _entry(plain: Mapping[str, Any]) -> AttemptEntry:
-    fields = {name: plain[name] for name in AttemptEntry.__slots__ if name in plain}
-    numbers = {name: int(fields[name]) for name in ("attempt", "exit_code") if name in fields}
-    return AttemptEntry(**(fields | numbers))
+    fields: dict[str, Any] = {name: plain[name] for name in AttemptEntry.__slots__ if name in plain}
+    fields |= {name: int(fields[name]) for name in ("attempt", "exit_code") if name in fields}
+    return AttemptEntry(**fields)

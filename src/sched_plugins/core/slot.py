@@ -91,6 +91,7 @@ def to_item(slot: Slot) -> dict[str, Any]:
 
 def from_item(item: Mapping[str, Any]) -> Slot:
     """The slot that :func:`to_item` wrote."""
+    times: dict[str, Any] = {name: to_time(item[name]) if item.get(name) else None for name in _TIMES}
     return Slot(
         state=SlotState(item["state"]),
         execution=int(item["execution"]),
@@ -98,5 +99,5 @@ def from_item(item: Mapping[str, Any]) -> Slot:
         wake=Wake(item["wake"], Verdict(item["wake_verdict"])) if item.get("wake") else None,
         streak=tuple(item.get("streak", ())),
         **{name: item.get(name, "") for name in _TEXTS},
-        **{name: to_time(item[name]) if item.get(name) else None for name in _TIMES},
+        **times,
     )

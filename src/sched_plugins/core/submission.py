@@ -132,7 +132,7 @@ def _absorb(submission: Submission, record: JobRecord) -> Decision:
 
 def _keep(submission: Submission, record: JobRecord) -> Decision:
     kept = record.changed(next_run=NextRun(submission.run_id, submission.spec))
-    guards = (
+    guards: tuple[write.Condition, ...] = (
         *write.fence(record),
         write.equals("status", record.status),
         write.equals("next_run", record.next_run.run_id if record.next_run else ""),

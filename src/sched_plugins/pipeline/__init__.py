@@ -3,23 +3,30 @@
 A pipeline is deployed as one environment a stage. It runs in two ways that give the same results: *orchestrated*
 (:func:`run_orchestrated` starts each stage with its predecessors' results) and *chained*
 (:func:`run_chained` makes one upload; manifests carry the run from bucket to bucket, with nobody watching).
+
+What only reads pipeline files needs no AWS SDK: the rest is imported on use.
 """
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from sched_plugins.pipeline.definition import Pipeline, StageDefinition, load, schema
-from sched_plugins.pipeline.deployment import Deployment, deploy_pipeline, find_deployment
-from sched_plugins.pipeline.run import (
-    PipelineRun,
-    StageResult,
-    find_run,
-    follow_chained,
-    new_run_name,
-    run_chained,
-    run_orchestrated,
-    run_stage,
-    stages_of,
-)
+
+if TYPE_CHECKING:
+    from sched_plugins.pipeline.deployment import Deployment, deploy_pipeline, find_deployment
+    from sched_plugins.pipeline.run import (
+        PipelineRun,
+        StageResult,
+        find_run,
+        follow_chained,
+        new_run_name,
+        run_chained,
+        run_orchestrated,
+        run_stage,
+        stages_of,
+    )
 
 __all__ = [
     "Deployment",
@@ -39,3 +46,12 @@ __all__ = [
     "schema",
     "stages_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module in ("deployment", "run"):
+        if name in __all__:
+            loaded = importlib.import_module(f"{__name__}.{module}")
+            if hasattr(loaded, name):
+                return getattr(loaded, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

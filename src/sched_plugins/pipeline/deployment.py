@@ -93,8 +93,6 @@ def _trigger(stage: StageDefinition) -> str:
     return stage.executable.rsplit("/", 1)[-1] if stage.is_local_file else f"{stage.name}.start"
 
 
-
-
 def deploy_pipeline(
     pipeline: Pipeline,
     scheduler: str,
@@ -169,7 +167,7 @@ def find_deployment(pipeline: Pipeline) -> Deployment:
             schedulers.add(deploy.find_environment(name).scheduler)
         except NotFound:
             raise EnvironmentNotFound(
-                f"stage {stage.name!r} of pipeline {pipeline.name!r} is not deployed (there is no environment {name!r}); "
+                f"stage {stage.name!r} of pipeline {pipeline.name!r} is not deployed (no environment {name!r}); "
                 "run `sched deploy pipeline FILE --scheduler NAME`"
             ) from None
     return Deployment(pipeline, schedulers.pop(), Account().number)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sched_plugins.client import EnvironmentClient, SchedulerClient
+from sched_plugins.client import EnvironmentClient, Run, SchedulerClient
 from sched_plugins.core.environment import OVERRIDES
 from sched_plugins.core.record import JobRecord
 from sched_plugins.core.state import Status
@@ -143,7 +143,7 @@ def _run_id(deployment: Deployment, job_id: str, run: str) -> str:
 
 
 def _followed(
-    deployment: Deployment, run: Any, stage: str, timeout: float | None, on_change: OnChange | None
+    deployment: Deployment, run: Run, stage: str, timeout: float | None, on_change: OnChange | None
 ) -> JobRecord:
     client = SchedulerClient(deployment.scheduler)
     tell = (lambda job: on_change(stage, job)) if on_change else None
@@ -247,12 +247,8 @@ def follow_chained(
         JobFailed: a stage ended otherwise than SUCCEEDED, so that nothing after it starts.
         WaitTimeout: the wait ended first.
     """
-    from sched_plugins.client import Run
-
     for stage in run.deployment.pipeline.in_order():
-        job = _followed(
-            run.deployment, Run(run.job_id(stage.name), may_come=True), stage.name, timeout, on_change
-        )
+        job = _followed(run.deployment, Run(run.job_id(stage.name), may_come=True), stage.name, timeout, on_change)
         yield _succeeded(run, stage.name, job)
 
 

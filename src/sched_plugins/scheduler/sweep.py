@@ -130,9 +130,9 @@ def _return_letter(world: World, letter: Message) -> None:
         _submit_letter(world, letter, understood.spec)
         return
     if (record.run_id, record.attempt, record.status) == (understood.run_id, understood.attempt, Status.QUEUED):
-        [error] = world.queues.send(letter.source, [letter.body])
-        if error is not None:
-            raise error
+        [refused] = world.queues.send(letter.source, [letter.body])
+        if refused is not None:
+            raise refused
     world.queues.delete(world.dead_letters, letter.receipt)
 
 
