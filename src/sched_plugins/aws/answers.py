@@ -174,7 +174,8 @@ _MEANINGS: Final[dict[type[ServiceError], str]] = {
 
 def failure(kind: type[ServiceError], action: str, detail: str) -> ServiceError:
     """The exception of a kind for an action, say ``"SendMessage to 'queue'"``."""
-    return kind(f"{action} {_MEANINGS[kind]} ({detail})")
+    meaning = next(_MEANINGS[base] for base in kind.__mro__ if base in _MEANINGS)
+    return kind(f"{action} {meaning} ({detail})")
 
 
 def answer(error: Exception, action: str) -> ServiceError:

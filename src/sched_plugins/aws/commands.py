@@ -69,6 +69,7 @@ class RunCommands:
             Unknown: anything else.
         """
         given = self._declared(command.document, command.parameters)
+        action = f"SendCommand of {command.document!r} to {command.worker_id}"
         try:
             reply = self._clients.ssm_once.send_command(
                 InstanceIds=[command.worker_id],
@@ -81,8 +82,11 @@ class RunCommands:
                 CloudWatchOutputConfig={"CloudWatchOutputEnabled": False},
             )
         except ERRORS as error:
-            raise _not_sent(error, f"SendCommand of {command.document!r} to {command.worker_id}") from error
-        return str(reply["Command"]["CommandId"])
+            raise _not_sent(error, action) from error
+        command_id = reply.get("Command", {}).get("CommandId")
+        if not command_id:
+            raise failure(Unknown, action, "the reply names no command")
+        return str(command_id)
 
     def _declared(self, document: str, parameters: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
         """The parameters that the document declares. Whatever fails here, no command was sent."""
@@ -160,14 +164,11 @@ class RunCommands:
     def find(self, worker_id: str, comment: str) -> str | None:
         """The id of the worker's command with this comment, newest first; None if none is listed.
 
-        One ListCommands for each fifty, up to 500 commands back: Systems Manager lists the newest first.
+        One ListCommands for each fifty until it is found, up to 500 commands back: Systems Manager lists the newest
+        first.
         """
-        found = [
-            (command["RequestedDateTime"], command["CommandId"])
-            for command in islice(self._listed(InstanceId=worker_id), _LOOK_BACK)
-            if command.get("Comment") == comment
-        ]
-        return str(max(found)[1]) if found else None
+        recent = islice(self._listed(InstanceId=worker_id), _LOOK_BACK)
+        return next((str(command["CommandId"]) for command in recent if command.get("Comment") == comment), None)
 
     def in_progress(self) -> set[str]:
         """Comments of this package's commands that are not over; one just sent may be missing.
