@@ -81,7 +81,7 @@ def translated(doing: str) -> Iterator[None]:
     """Turn what botocore raises into this package's errors; ``doing`` says what was tried.
 
     Raises:
-        NotPermitted: AWS knows the caller not, or does not allow the call.
+        NotPermitted: there are no usable credentials, or AWS does not allow the call.
         InvalidSettings: no region is set.
         ServiceError: nothing answers at the endpoint.
         DeployError: any other refusal, with AWS's reason.
@@ -92,14 +92,21 @@ def translated(doing: str) -> Iterator[None]:
         yield
     except exceptions.NoRegionError as error:
         raise InvalidSettings(f"{doing}: no AWS region is set. Set AWS_DEFAULT_REGION, or name a profile.") from error
-    except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.TokenRetrievalError) as error:
+    except (
+        exceptions.NoCredentialsError,
+        exceptions.PartialCredentialsError,
+        exceptions.CredentialRetrievalError,
+        exceptions.NoAuthTokenError,
+        exceptions.TokenRetrievalError,
+        exceptions.SSOError,
+    ) as error:
         raise NotPermitted(
             f"{doing}: no AWS credentials were found ({error}). Run `aws configure` or `aws sso login`; "
             'for the laptop stack, run `eval "$(sched local env)"`.'
         ) from error
     except exceptions.ProfileNotFound as error:
         raise InvalidSettings(f"{doing}: {error}. `aws configure list-profiles` lists them.") from error
-    except exceptions.HTTPClientError as error:
+    except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
         raise ServiceError(
             f"{doing}: no usable answer ({error}). Check the network and AWS_ENDPOINT_URL; "
             "`sched local status` says whether a laptop stack is running."
@@ -113,3 +120,5 @@ def translated(doing: str) -> Iterator[None]:
                 "Ask for that permission, or use another profile."
             ) from error
         raise DeployError(f"{doing}: {error.operation_name} failed ({code}): {text}") from error
+    except exceptions.BotoCoreError as error:
+        raise DeployError(f"{doing}: {error}. Check the values and the AWS settings of this machine.") from error

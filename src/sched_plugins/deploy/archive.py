@@ -44,8 +44,6 @@ _LEFT_OUT = frozenset(
 _GLIBC = {"3.11": 26, "3.12": 34, "3.13": 34, "3.14": 34}
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
 _WHEEL_MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
-#: Where Lambda puts a function's files: tracebacks show it.
-_CODE_FOLDER = "/var/task"
 #: The earliest time that a zip archive can hold: every file has it, whenever it was packaged.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -94,12 +92,16 @@ class Archive:
             whole.update(f"{name}\0{hashlib.sha256(self.files[name]).hexdigest()}\n".encode())
         return whole.hexdigest()
 
-    def zipped(self) -> bytes:
-        """The zip archive: sorted names, one time for all, readable by Lambda's user; byte code where it can be.
+    def compiled(self) -> dict[str, bytes]:
+        """The files with their byte code, where the running interpreter is the target's.
 
         A function's folder is read-only on Lambda, so Python would compile every module at each cold start.
         """
-        files = {**self.files, **_byte_code(self.files)} if self.target == Target.here() else self.files
+        return {**self.files, **_byte_code(self.files)} if self.target == Target.here() else self.files
+
+    def zipped(self) -> bytes:
+        """The zip archive: sorted names, one time for all, readable by Lambda's user."""
+        files = self.compiled()
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in sorted(files):
@@ -141,7 +143,7 @@ def _byte_code(files: dict[str, bytes]) -> dict[str, bytes]:
                 path = root / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-        arguments = ["-q", "-q", "--invalidation-mode", "unchecked-hash", "-s", folder, "-p", _CODE_FOLDER, folder]
+        arguments = ["-q", "-q", "--invalidation-mode", "unchecked-hash", "-s", folder, folder]
         subprocess.run(  # noqa: S603 - the arguments are ours
             [sys.executable, "-S", "-s", "-m", "compileall", *arguments],
             env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPYCACHEPREFIX": ""},

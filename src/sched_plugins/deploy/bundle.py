@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,18 @@ from sched_plugins.deploy import template as templates
 from sched_plugins.deploy.archive import Target, functions_archive
 from sched_plugins.errors import DeployError
 
-ARCHIVE = "sched-functions.zip"
+ARCHIVE, FOLDER = "sched-functions.zip", "functions"
 BUCKET, KEY = "CodeBucket", "CodeKey"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """The files of a bundle, and what the functions in it run on."""
+    """The files of a bundle, and what the functions in it run on. ``functions`` is the archive, unpacked."""
 
     scheduler: Path
     environment: Path
     archive: Path
+    functions: Path
     target: Target
 
 
@@ -28,17 +30,25 @@ def package(destination: Path | str, *, target: Target | None = None) -> Bundle:
     """Write both templates and the functions' archive to a folder, for launching from the console.
 
     The archive goes to any bucket in the region of the stack; the templates' parameters ``CodeBucket`` and
-    ``CodeKey`` say where. Files of an earlier bundle are replaced.
+    ``CodeKey`` say where. The unpacked functions are what ``infra/*.yaml`` name as their code, for SAM. Files of
+    an earlier bundle are replaced.
 
     Raises:
-        DeployError: the folder cannot be written, or the functions cannot be packaged.
+        DeployError: the folder cannot be written, has a ``functions`` of someone else's, or the functions cannot be
+            packaged.
     """
     folder = Path(destination).expanduser()
     archive = functions_archive(target)
     code = {"Bucket": {"Ref": BUCKET}, "Key": {"Ref": KEY}}
     written = Bundle(
-        folder / templates.FILES["scheduler"], folder / templates.FILES["environment"], folder / ARCHIVE, archive.target
+        scheduler=folder / templates.FILES["scheduler"],
+        environment=folder / templates.FILES["environment"],
+        archive=folder / ARCHIVE,
+        functions=folder / FOLDER,
+        target=archive.target,
     )
+    if written.functions.exists() and not (written.functions / "sched_plugins").is_dir():
+        raise DeployError(f"{written.functions} is there and was not written by sched. Choose another folder.")
     texts = {
         getattr(written, kind): templates.to_yaml(_portable(templates.load(kind), code, archive.target))
         for kind in templates.FILES
@@ -48,9 +58,18 @@ def package(destination: Path | str, *, target: Target | None = None) -> Bundle:
         for path, text in texts.items():
             path.write_text(text, encoding="utf-8")
         written.archive.write_bytes(archive.zipped())
+        _unpack(archive.compiled(), written.functions)
     except OSError as error:
         raise DeployError(f"cannot write to {folder}: {error.strerror or error}. Choose another folder.") from error
     return written
+
+
+def _unpack(files: dict[str, bytes], folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def _portable(template: dict[str, Any], code: dict[str, Any], target: Target) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sched_plugins.core.names import job_table
 from sched_plugins.deploy.account import Account, translated
 from sched_plugins.deploy.deployment import Deployed, deployed, list_stacks
 from sched_plugins.deploy.stack import EventCallback, Stack
@@ -41,13 +42,13 @@ def destroy(
 ) -> Destruction:
     """Delete the scheduler or environment ``name`` and everything in its stack.
 
-    ``delete_data``: also when workers are at work (they are ended with their jobs) and when its buckets hold
-    objects (they are emptied, versions included, and tables that the template keeps are deleted).
+    ``delete_data``: also when workers are at work (they are ended with their jobs), when buckets hold objects
+    (they are emptied, versions included) and when there are job records. What the template keeps goes too.
 
     Raises:
         NotFound: there is no such stack, or it is not one of a scheduler or an environment.
-        Conflict: it is a scheduler that has environments; or, without ``delete_data``, workers are at work or a
-            bucket holds objects.
+        Conflict: it is a scheduler that has environments; or, without ``delete_data``, workers are at work, a
+            bucket holds objects or there are job records.
         NotPermitted: AWS refuses the caller.
         DeployError: something could not be deleted; names it and AWS's reason.
     """
@@ -62,6 +63,7 @@ def destroy(
         _refuse_with_environments(account, name)
     resources = list(stack.resources(state))
     _stop_workers(account, found, resources, delete_data)
+    _refuse_with_records(account, resources, delete_data)
     _empty_buckets(account, found, resources, delete_data)
     events = stack.delete(state, on_event)
     kept = [(event.type, event.physical_id) for event in events if event.status == "DELETE_SKIPPED"]
@@ -157,6 +159,18 @@ def _executions(account: Account, resources: list[tuple[str, str]]) -> Iterator[
         for machine in (physical for kind, physical in resources if kind == _MACHINE):
             for page in pages.paginate(stateMachineArn=machine, statusFilter="RUNNING"):
                 yield from (execution["executionArn"] for execution in page["executions"])
+
+
+def _refuse_with_records(account: Account, resources: list[tuple[str, str]], agreed: bool) -> None:
+    records = [physical for kind, physical in resources if kind == _TABLE and physical.endswith(job_table(""))]
+    for table in records if not agreed else []:
+        with translated(f"looking into the table {table!r}"):
+            some = account.client("dynamodb").scan(TableName=table, Limit=1)
+        if some["Items"]:
+            raise Conflict(
+                f"the table {table!r} holds job records. Save what you need (`sched list --json`), "
+                "and delete the rest with `--delete-data`."
+            )
 
 
 def _empty_buckets(account: Account, found: Deployed, resources: list[tuple[str, str]], agreed: bool) -> None:
