@@ -29,9 +29,15 @@ transfer() {
     return 1
 }
 
-failure() { # what the tool said, in one line
+failure() { # what the tool said, in one line; a long message has its point at the end
     printf '%s: ' "$tool"
-    head -c 600 "$dir/log" | tr '\n' ' '
+    {
+        head -c 250 "$dir/log"
+        [ "$(wc -c <"$dir/log")" -le 250 ] || {
+            printf ' ... '
+            tail -c +251 "$dir/log" | tail -c 400
+        }
+    } | tr '\n' ' '
 }
 
 # input ADDRESS SUBDIRECTORY SLASHES REQUEST: copies a folder. SLASHES is how many slashes its key has, REQUEST the
@@ -47,7 +53,9 @@ input() {
     case $tool$1 in
     aws*)
         transfer aws s3 cp --recursive --only-show-errors \
-            --exclude '_sched/attempts/*' --exclude '*/_sched/attempts/*' "$1" "$to/"
+            --exclude '_sched/attempts/*' --exclude '*/_sched/attempts/*' "$1" "$to/" &&
+            # It reads the folder's own * and ? as part of these patterns, which then may not match.
+            find "$to" -path '*/_sched/attempts' -prune -exec rm -rf -- {} +
         ;;
     *[*?]*) input_with_wildcards "$1" "$to" ;;
     *) fetch_folder "$1" "$to" ;;
@@ -71,8 +79,9 @@ input_with_wildcards() {
     rm -rf -- "$dir/matches"
 }
 
-# check_keys ADDRESS SLASHES COMMAND...: whether the folder has files; refuses a key that would lead out of the
-# directory or that two keys could share as a file's path. COMMAND prints the keys as JSON strings, one a line.
+# check_keys ADDRESS SLASHES COMMAND...: whether the folder has files. COMMAND prints the keys as JSON strings, one a
+# line. Refused are, after the folder's own slashes, a part that is empty, "." or "..", which would lead out of the
+# directory or to another key's file; a folder that has content; and a part of more than 255 bytes.
 check_keys() {
     address=$1 slashes=$2
     shift 2
@@ -81,8 +90,8 @@ check_keys() {
         fail 223 "the input $address could not be listed: $(failure)"
     fi
     bad=$(LC_ALL=C grep -m1 -E \
-        "^([^/]*/){$slashes}(([^\"\\\\]|\\\\.)*/)?(\.{0,2}/|\.{1,2}\"|([^\"\\\\]|\\\\.)*/\",.*\"size\":[1-9])" \
-        "$dir/list" | head -c 1500)
+        -e "^([^/]*/){$slashes}(([^\"\\\\]|\\\\.)*/)?(\.{0,2}/|\.{1,2}\"|([^\"\\\\]|\\\\.)*/\",.*\"size\":[1-9])" \
+        -e '([^/"\\]|\\u[0-9a-f]{4}|\\.){256}' "$dir/list" | head -c 1500)
     [ -z "$bad" ] || fail 223 "the input $address has a key that cannot be a file's path: $bad"
     [ -s "$dir/list" ] && ! grep -qx '\[\]\|null' "$dir/list"
 }
