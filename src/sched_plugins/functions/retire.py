@@ -13,14 +13,12 @@ from sched_plugins.functions.process import logger, world
 def handler(event: dict[str, Any], _context: object) -> dict[str, str]:
     """Answer ``{"action": "retire" or "renew", "slot_id", "execution"}`` with ``{"verdict"}``.
 
-    With a ``reason`` (and ``worker_id``) the worker is unfit: it retires whatever waits in its queue.
+    With ``"unready": true`` the worker's agent never answered: it retires whatever waits in its queue.
     """
     slot_id, execution = event["slot_id"], int(event["execution"])
     if event["action"] == Verdict.RENEW:
         verdict = scheduler.renew(world(), slot_id, execution)
     else:
-        if reason := event.get("reason"):
-            scheduler.warn(world(), event["worker_id"], reason)
-        verdict = scheduler.retire(world(), slot_id, execution)
+        verdict = scheduler.retire(world(), slot_id, execution, unready=bool(event.get("unready")))
     logger.info(event["action"], extra={"slot_id": slot_id, "verdict": str(verdict)})
     return {"verdict": str(verdict)}
