@@ -19,8 +19,8 @@ SUCCEEDED, FAILED, CANCELLED, REJECTED = (
     frozenset({Status.SUCCEEDED}), frozenset({Status.FAILED}), frozenset({Status.CANCELLED}),
     frozenset({Status.REJECTED}),
 )  # fmt: skip
-UNDER_WAY = 60.0
-"""Seconds after which the first job of a story is running."""
+PATIENCE = 900.0
+"""Seconds for which a story waits for what it needs before it goes on without."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,19 @@ class Scenario:
     maximum: int = 1
     habits: Callable[[], Habits] = field(default=Habits)
 
-    def simulate(self, faults: Faults) -> Simulation:
-        """Play the story to its end with these faults."""
-        simulation = Simulation(maximum=self.maximum, faults=faults, habits=self.habits())
+    def begin(self, faults: Faults) -> Simulation:
+        """The simulation in which the story is to happen."""
+        return Simulation(maximum=self.maximum, faults=faults, habits=self.habits())
+
+    def finish(self, simulation: Simulation) -> Simulation:
+        """Play the story to its end."""
         self.play(simulation)
         simulation.run_until_quiet()
         return simulation
+
+    def simulate(self, faults: Faults) -> Simulation:
+        """Play the story to its end with these faults."""
+        return self.finish(self.begin(faults))
 
 
 SCENARIOS: list[Scenario] = []
@@ -54,6 +61,25 @@ def scenario(
         SCENARIOS.append(Scenario(name, play, ends, maximum, lambda: Habits(**habits)))  # type: ignore[arg-type]
 
     return register
+
+
+def until_running(simulation: Simulation, job_id: str) -> None:
+    """Let time pass until the job's commands have started."""
+
+    def started() -> bool:
+        return any(one.attempt.job_id == job_id and one.ended_at is None for one in simulation.commands.processes)
+
+    simulation.clock.wait_for(started, PATIENCE)
+
+
+def until_ended(simulation: Simulation, job_id: str) -> None:
+    """Let time pass until the job has ended."""
+
+    def ended() -> bool:
+        record = simulation.tables.job(job_id)
+        return record is not None and record.is_terminal
+
+    simulation.clock.wait_for(ended, PATIENCE)
 
 
 def attempts(*behaviours: Behaviour) -> Callable[[Attempt], Behaviour]:
@@ -83,9 +109,9 @@ def a_job_fails_and_is_tried_again(simulation: Simulation) -> None:
 @scenario({"a": SUCCEEDED})
 def a_raw_message_comes_twice(simulation: Simulation) -> None:
     simulation.send_raw(simulation.spec("a").to_plain())
-    simulation.run_for(UNDER_WAY * 2)
+    until_running(simulation, "a")
     simulation.queues.deliver_again(simulation.queues.sent[0])
-    simulation.run_for(UNDER_WAY * 2)
+    until_ended(simulation, "a")
     simulation.queues.deliver_again(simulation.queues.sent[0])
 
 
@@ -107,7 +133,7 @@ def bad_messages_come_first(simulation: Simulation) -> None:
 def a_job_is_submitted_again(simulation: Simulation) -> None:
     simulation.submit("a")
     simulation.submit("a", run_id="run-2")
-    simulation.run_for(UNDER_WAY * 2)
+    until_ended(simulation, "a")
     simulation.submit("a", run_id="run-3", retry=1)
     simulation.submit("a", run_id="run-1")
 
@@ -168,7 +194,7 @@ def a_queued_job_is_cancelled(simulation: Simulation) -> None:
 def a_running_job_is_cancelled(simulation: Simulation) -> None:
     simulation.behave("a", Behaviour(seconds=300))
     simulation.submit("a")
-    simulation.run_for(UNDER_WAY)
+    until_running(simulation, "a")
     simulation.cancel("a")
 
 
@@ -176,7 +202,7 @@ def a_running_job_is_cancelled(simulation: Simulation) -> None:
 def a_job_that_heeds_no_cancel_is_cancelled(simulation: Simulation) -> None:
     simulation.behave("a", Behaviour(seconds=150, heeds_cancel=False))
     simulation.submit("a", retry=2)
-    simulation.run_for(UNDER_WAY)
+    until_running(simulation, "a")
     simulation.cancel("a")
 
 
@@ -194,7 +220,7 @@ def a_job_is_cancelled_as_it_starts(simulation: Simulation) -> None:
 def a_worker_is_interrupted(simulation: Simulation) -> None:
     simulation.behave("a", attempts(Behaviour(seconds=600), Behaviour()))
     simulation.submit("a")
-    simulation.run_for(UNDER_WAY)
+    until_running(simulation, "a")
     for instance in simulation.workers.alive():
         simulation.workers.interrupt(instance.worker_id)
 
@@ -204,7 +230,7 @@ def a_job_ends_within_the_notice(simulation: Simulation) -> None:
     simulation.behave("a", Behaviour(seconds=60))
     simulation.submit("a")
     simulation.submit("b")
-    simulation.run_for(UNDER_WAY)
+    until_running(simulation, "a")
     for instance in simulation.workers.alive():
         simulation.workers.interrupt(instance.worker_id)
 
@@ -214,7 +240,8 @@ def a_worker_vanishes_unheard(simulation: Simulation) -> None:
     simulation.commands.documents.add("Own-Document")
     simulation.behave("a", attempts(Behaviour(seconds=600), Behaviour()))
     simulation.submit("a", ssm_document="Own-Document", commands=[])
-    simulation.run_for(UNDER_WAY * 3)
+    until_running(simulation, "a")
+    simulation.run_for(100)
     for instance in simulation.workers.alive():
         simulation.workers.interrupt(instance.worker_id, notice=0)
 
@@ -248,7 +275,7 @@ def the_stream_is_silent(simulation: Simulation) -> None:
 def an_agent_is_restarted(simulation: Simulation) -> None:
     simulation.behave("a", attempts(Behaviour(seconds=300), Behaviour()))
     simulation.submit("a")
-    simulation.run_for(UNDER_WAY)
+    until_running(simulation, "a")
     for instance in simulation.workers.alive():
         simulation.commands.restart_agent(instance.worker_id)
 
@@ -264,7 +291,7 @@ def a_history_is_full(simulation: Simulation) -> None:
 def an_execution_is_aborted(simulation: Simulation) -> None:
     simulation.behave("a", Behaviour(seconds=200))
     simulation.submit("a")
-    simulation.run_for(UNDER_WAY)
+    until_running(simulation, "a")
     for execution in simulation.executions.active():
         simulation.executions.abort(execution.name)
 
@@ -323,7 +350,7 @@ def a_folder_is_uploaded(simulation: Simulation) -> None:
 @scenario({UPLOADED: SUCCEEDED})
 def a_newer_upload_comes_during_the_run(simulation: Simulation) -> None:
     upload(simulation, "0A")
-    simulation.run_for(UNDER_WAY * 2 + 15)
+    until_running(simulation, UPLOADED)
     upload(simulation, "0C")
     upload(simulation, "0B")
 
@@ -332,10 +359,7 @@ def a_newer_upload_comes_during_the_run(simulation: Simulation) -> None:
 def an_upload_comes_as_the_run_ends(simulation: Simulation) -> None:
     simulation.habits.stream_delay = 20.0
     upload(simulation, "0A")
-    while not (simulation.tables.job(UPLOADED) and simulation.job(UPLOADED).is_terminal):
-        simulation.run_for(1)
-        if simulation.is_quiet():
-            return
+    until_ended(simulation, UPLOADED)
     upload(simulation, "0B")
 
 
@@ -351,7 +375,7 @@ def a_machine_is_bad(simulation: Simulation) -> None:
 def a_worker_is_stopped(simulation: Simulation) -> None:
     simulation.behave("a", attempts(Behaviour(seconds=600), Behaviour()))
     simulation.submit("a")
-    simulation.run_for(UNDER_WAY)
+    until_running(simulation, "a")
     for instance in simulation.workers.alive():
         simulation.workers.stop(instance.worker_id)
 
@@ -376,9 +400,11 @@ def an_own_worker_joins(simulation: Simulation) -> None:
 def systems_manager_contradicts_itself(simulation: Simulation) -> None:
     simulation.behave("a", Behaviour(seconds=60))
     simulation.submit("a")
-    simulation.run_for(UNDER_WAY)
+    until_running(simulation, "a")
     for instance in simulation.workers.alive():
         simulation.commands.contradict(instance.worker_id)
+    simulation.run_for(100)
+    simulation.clock.jump(4_000)
 
 
 @scenario({"a": SUCCEEDED})
