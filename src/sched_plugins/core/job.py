@@ -227,6 +227,10 @@ class JobSpec(BaseModel):
         stage = fields.get("stage")
         known: dict[str, Any] = {
             "ssm_document": "",
+            # Given here, because pydantic inspects a default's factory anew at each construction.
+            "environment": {},
+            "parameters": {},
+            "tags": {},
             **{name: fields[name] for name in cls.model_fields if name in fields},
         }
         known |= {
