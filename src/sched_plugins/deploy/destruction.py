@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from sched_plugins.core.names import job_table
 from sched_plugins.deploy.account import Account, translated
 from sched_plugins.deploy.deployment import Deployed, deployed, list_stacks
-from sched_plugins.deploy.stack import EventCallback, Stack
-from sched_plugins.errors import Conflict, NotFound
+from sched_plugins.deploy.stack import EventCallback, Stack, looks
+from sched_plugins.errors import Conflict, DeployError, NotFound
 
 if TYPE_CHECKING:
     import boto3
@@ -128,13 +128,15 @@ class _Group:
 
     def instances(self) -> list[str]:
         """Ids of the members that are not yet ending."""
+        return [m["InstanceId"] for m in self._members() if not m["LifecycleState"].startswith("Terminat")]
+
+    def _members(self) -> list[dict[str, Any]]:
         with translated(f"looking at the group {self._name!r}"):
             groups = self._client.describe_auto_scaling_groups(AutoScalingGroupNames=[self._name])["AutoScalingGroups"]
-        members = [member for group in groups for member in group["Instances"]]
-        return [member["InstanceId"] for member in members if not member["LifecycleState"].startswith("Terminat")]
+        return [member for group in groups for member in group["Instances"]]
 
     def end(self) -> None:
-        """Let no new instance start, and let the deletion of the group end those that there are."""
+        """Let no new instance start, end those that there are, and wait for that: they may still write."""
         with translated(f"emptying the group {self._name!r}"):
             self._client.update_auto_scaling_group(
                 AutoScalingGroupName=self._name, MinSize=0, MaxSize=0, DesiredCapacity=0
@@ -146,6 +148,10 @@ class _Group:
                     InstanceIds=instances[start : start + _PROTECTION_BATCH],
                     ProtectedFromScaleIn=False,
                 )
+        for _ in looks():
+            if not self._members():
+                return
+        raise DeployError(f"the instances of the group {self._name!r} do not end. Terminate them, and try again.")
 
     @property
     def _client(self) -> Any:

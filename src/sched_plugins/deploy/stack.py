@@ -340,11 +340,15 @@ class Stack:
         return {raw["EventId"] for raw in newest}
 
     def _looks(self) -> Iterator[None]:
-        """Turns to look at something, with pauses that grow, until the time for one operation is over."""
-        start = self._clock()
-        while (elapsed := self._clock() - start) < OPERATION_SECONDS:
-            yield
-            self._sleep(min(max(elapsed * _SHARE, _SHORTEST), _LONGEST))
+        return looks(self._sleep, self._clock)
+
+
+def looks(sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
+    """Turns to look at something, with pauses that grow, until ``OPERATION_SECONDS`` are over."""
+    start = clock()
+    while (elapsed := clock() - start) < OPERATION_SECONDS:
+        yield
+        sleep(min(max(elapsed * _SHARE, _SHORTEST), _LONGEST))
 
 
 def _event(raw: Mapping[str, Any]) -> StackEvent:
