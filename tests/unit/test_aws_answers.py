@@ -31,7 +31,7 @@ THROTTLE = refusal("ThrottlingException")
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
 
 
 def ask(*replies: Any) -> tuple[Exception, Wire]:

@@ -34,7 +34,7 @@ SENT = reply({"Command": {"CommandId": ID}})
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
 
 
 def sending(*replies: Reply | Exception) -> tuple[RunCommands, Wire]:

@@ -18,7 +18,7 @@ from sched_plugins.errors import Refused, ServiceError, Throttled, Unknown
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
 
 
 def scripted(*replies: Reply | Exception) -> tuple[EventBridgeEvents, Wire]:

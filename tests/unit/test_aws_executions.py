@@ -23,7 +23,7 @@ SLOT, _ = worker.new_slot("i-0123456789abcdef0", "q", NOW)
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
 
 
 def scripted(*replies: Reply | Exception) -> tuple[StepFunctionsExecutions, Wire]:

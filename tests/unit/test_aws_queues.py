@@ -24,7 +24,7 @@ URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/q"
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
 
 
 @pytest.fixture
@@ -121,8 +121,10 @@ def test_siblings_are_the_schedulers_own_until_the_queue_has_some() -> None:
     clients, now = make_clients(), [0.0]
     queues = SqsQueues(SETTINGS, clients, monotonic=lambda: now[0])
     assert queues.siblings("q") == ("sim-job-queue-finished", "sim-job-queue-failed")
-    for name in ("q-finished", "q-failed"):
-        clients.sqs().create_queue(QueueName=name)
+    clients.sqs().create_queue(QueueName="q-finished")
+    now[0] += ABSENCE_REMEMBERED + 1
+    assert queues.siblings("q") == ("sim-job-queue-finished", "sim-job-queue-failed")
+    clients.sqs().create_queue(QueueName="q-failed")
     now[0] += ABSENCE_REMEMBERED - 1
     assert queues.siblings("q") == ("sim-job-queue-finished", "sim-job-queue-failed")
     now[0] += 2
@@ -130,7 +132,7 @@ def test_siblings_are_the_schedulers_own_until_the_queue_has_some() -> None:
     url = clients.sqs().get_queue_url(QueueName="q-finished")["QueueUrl"]
     clients.sqs().delete_queue(QueueUrl=url)
     assert isinstance(queues.send("q-finished", ["x"])[0], QueueNotFound)
-    assert queues.siblings("q") == ("sim-job-queue-finished", "q-failed")
+    assert queues.siblings("q") == ("sim-job-queue-finished", "sim-job-queue-failed")
 
 
 def scripted(*replies: Reply | Exception) -> tuple[SqsQueues, Wire]:

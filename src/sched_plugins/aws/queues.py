@@ -163,24 +163,27 @@ class SqsQueues:
         return int(reply["Attributes"]["ApproximateNumberOfMessages"])
 
     def siblings(self, queue: str) -> tuple[str, str]:
-        """The finished and the failed queue of a job queue; the scheduler's own where it has none.
+        """The finished and the failed queue of a job queue; the scheduler's own where it has not both.
 
-        A GetQueueUrl for each that is not known, and every minute for each that is not there.
+        A GetQueueUrl for each that is not known, and every minute for one that is not there.
         """
-        return self._sibling(queue, names.finished_queue), self._sibling(queue, names.failed_queue)
+        pair = names.finished_queue(queue), names.failed_queue(queue)
+        if all(self._exists(sibling) for sibling in pair):
+            return pair
+        own = names.job_queue(self._settings.name)
+        return names.finished_queue(own), names.failed_queue(own)
 
-    def _sibling(self, queue: str, name_of: Callable[[str], str]) -> str:
-        sibling = name_of(queue)
-        if sibling in self._urls:
-            return sibling
-        if self._monotonic() >= self._absent.get(sibling, 0.0):
-            try:
-                self._look_up(sibling)
-            except QueueNotFound:
-                self._absent[sibling] = self._monotonic() + ABSENCE_REMEMBERED
-            else:
-                return sibling
-        return name_of(names.job_queue(self._settings.name))
+    def _exists(self, queue: str) -> bool:
+        if queue in self._urls:
+            return True
+        if self._monotonic() < self._absent.get(queue, 0.0):
+            return False
+        try:
+            self._look_up(queue)
+        except QueueNotFound:
+            self._absent[queue] = self._monotonic() + ABSENCE_REMEMBERED
+            return False
+        return True
 
     def _found(self, queue: str) -> tuple[SQSClient, str]:
         """The client for a queue, and its URL."""
