@@ -11,9 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import boto3
+import pytest
 from aws_tables import create_tables
 from moto import mock_aws
-from pytest import MonkeyPatch
 
 from sched_plugins.aws.settings import Settings
 from sched_plugins.client import SchedulerClient
@@ -96,7 +96,7 @@ class ClientStack:
 
 
 @contextmanager
-def client_stack(monkeypatch: MonkeyPatch) -> Iterator[ClientStack]:
+def client_stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientStack]:
     """A scheduler for the length of a test."""
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)

@@ -212,6 +212,8 @@ class JobClient:
         attempt: int | None = None,
         follow: bool = False,
         run_id: str = "",
+        timeout: float | None = None,
+        on_change: Callable[[Job], None] | None = None,
     ) -> Iterator[LogChunk]:
         """What a job wrote, in pieces. Calls: see :class:`~sched_plugins.client.logs.Logs`.
 
@@ -221,14 +223,19 @@ class JobClient:
             attempt: which try; the newest that ran by default.
             follow: go on until the run has ended, through its retries.
             run_id: of the run to follow; the present one by default.
+            timeout: with ``follow``, seconds after which to give up; without end by default.
+            on_change: with ``follow``, told of the record first and whenever its state has changed.
 
         Raises:
             JobNotFound: there is no such job.
             InvalidInput: the job has no such attempt.
+            WaitTimeout: with ``follow``: the job had not ended in time; it goes on.
         """
         if follow and attempt is not None:
             raise InvalidInput("follow shows the present attempt and those after it; leave attempt out")
-        return self._logs.follow(job_id, stream, run_id) if follow else self._logs.read(job_id, stream, attempt)
+        if not follow:
+            return self._logs.read(job_id, stream, attempt)
+        return self._logs.follow(job_id, stream, run_id, timeout, on_change)
 
     def results(
         self,

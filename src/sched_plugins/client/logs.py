@@ -15,7 +15,7 @@ from sched_plugins.client.retry import Pace
 from sched_plugins.core import limits
 from sched_plugins.core.record import AttemptEntry, JobRecord
 from sched_plugins.core.wrapper.trailer import TRAILER
-from sched_plugins.errors import InvalidInput, JobNotFound, NotFound
+from sched_plugins.errors import InvalidInput, JobNotFound, NotFound, WaitTimeout
 
 Stream = Literal["stdout", "stderr"]
 _CHUNK: Final = limits.MIB
@@ -72,13 +72,24 @@ class Logs:
         elif job.is_live and (text := self._so_far(job, stream)):
             yield LogChunk(attempt, text)
 
-    def follow(self, job_id: str, stream: Stream, run_id: str) -> Iterator[LogChunk]:
+    def follow(
+        self,
+        job_id: str,
+        stream: Stream,
+        run_id: str,
+        timeout: float | None = None,
+        on_change: Callable[[JobRecord], None] | None = None,
+    ) -> Iterator[LogChunk]:
         """What a run writes, from its present attempt on, until it has ended.
 
         Raises:
             JobNotFound: there is no such job.
+            WaitTimeout: ``timeout`` seconds have passed; the job goes on.
         """
+        tell = on_change or (lambda _: None)
         job = self._job(job_id)
+        tell(job)
+        deadline = None if timeout is None else self._monotonic() + timeout
         run_id = run_id or job.run_id
         told = job.attempt - 1 if not job.is_terminal else max((one.attempt for one in job.attempts), default=1) - 1
         shown = ""
@@ -98,8 +109,13 @@ class Logs:
                     yield LogChunk(job.attempt, text[common:])
                     shown = text
                     pace.news()
+            if deadline is not None and self._monotonic() >= deadline:
+                raise WaitTimeout(f"after {timeout:g} s job {job_id!r} had not ended; it goes on")
             self._sleep(pace.delay())
-            job = self._job(job_id)
+            before, job = job, self._job(job_id)
+            if (before.status, before.attempt, before.run_id) != (job.status, job.attempt, job.run_id):
+                tell(job)
+                pace.news()
 
     def _job(self, job_id: str) -> JobRecord:
         job = self._records.get(job_id)

@@ -20,7 +20,7 @@ from sched_plugins.core.state import LIVE, TERMINAL, Status
 from sched_plugins.errors import InvalidInput, SchedulerNotFound, Throttled
 
 Row = Mapping[str, Any]
-"""One item of the by-state index: ``job_id``, ``state_at``, ``run_id``, ``status``, ``queue``, ``group_id`` and more."""
+"""One item of the by-state index: ``job_id``, ``state_at``, ``run_id``, ``status``, ``queue``, ``group_id``, …"""
 
 ENDED: Final = "ended"
 KINDS: Final[Mapping[str, frozenset[Status]]] = {

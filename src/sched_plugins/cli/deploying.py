@@ -1,0 +1,276 @@
+"""``sched deploy``, ``destroy`` and ``package``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sched_plugins.cli.command import SchedulerName, Shell, command
+from sched_plugins.cli.output import cell
+from sched_plugins.cli.submitting import pairs
+from sched_plugins.cli.template_options import EnvironmentTemplateCommand, SchedulerTemplateCommand
+from sched_plugins.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from sched_plugins.deploy import Change, Deployment, StackEvent, Target
+
+app = typer.Typer(
+    help="Create or update schedulers, environments and pipelines.", no_args_is_help=True, rich_markup_mode=None
+)
+Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Tag for everything; repeatable.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Show what would change, and change nothing.")]
+Python = Annotated[str, typer.Option("--python", metavar="X.Y", help="Python of the functions; this one's by default.")]
+Architecture = Annotated[
+    str, typer.Option("--architecture", metavar="NAME", help="x86_64 or arm64; this machine's by default.")
+]
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands that stand beside the group."""
+    command(root, "destroy")(destroy)
+    command(root, "package")(package)
+
+
+@command(app, cls=SchedulerTemplateCommand)
+def scheduler(
+    shell: Shell,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its stack name.", show_default=False)],
+    plan: Plan = False,
+    tag: Tags = None,
+    python: Python = "",
+    architecture: Architecture = "",
+) -> None:
+    """Create or update a scheduler. A parameter left out keeps its value, or has its default in a new stack."""
+    from sched_plugins import deploy
+
+    with _Shown(shell, name).following() as shown:
+        done = deploy.deploy_scheduler(
+            name,
+            shell.parameters,
+            tags=pairs("--tag", tag),
+            plan_only=plan,
+            on_plan=shown.plan,
+            on_event=shown.event,
+            target=_target(python, architecture),
+        )
+    _report(shell, done)
+
+
+@command(app, cls=EnvironmentTemplateCommand)
+def environment(
+    shell: Shell,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its stack name.", show_default=False)],
+    scheduler: SchedulerName = None,
+    plan: Plan = False,
+    tag: Tags = None,
+    python: Python = "",
+    architecture: Architecture = "",
+) -> None:
+    """Create or update an environment of a scheduler.
+
+    A parameter left out keeps its value, or has its default in a new stack.
+    """
+    from sched_plugins import deploy
+
+    with _Shown(shell, name).following() as shown:
+        done = deploy.deploy_environment(
+            name,
+            scheduler=_scheduler_name(scheduler),
+            parameters=shell.parameters,
+            tags=pairs("--tag", tag),
+            plan_only=plan,
+            on_plan=shown.plan,
+            on_event=shown.event,
+            target=_target(python, architecture),
+        )
+    _report(shell, done)
+
+
+@command(app)
+def pipeline(
+    shell: Shell,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The pipeline.yaml.", show_default=False)],
+    scheduler: SchedulerName = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", metavar="NAME=VALUE", help="Template parameter for every stage; repeatable."),
+    ] = None,
+    tag: Tags = None,
+) -> None:
+    """Create or update a pipeline: one environment a stage, buckets chained."""
+    from sched_plugins import pipeline as pipelines
+
+    found = pipelines.load(file)
+    with _Shown(shell, found.name).following() as shown:
+        done = pipelines.deploy_pipeline(
+            found,
+            _scheduler_name(scheduler),
+            on_event=shown.event,
+            settings=pairs("--parameter", setting),
+            tags=pairs("--tag", tag),
+        )
+    stages = [
+        {"stage": stage.name, "environment": found.environment(stage.name), "bucket": done.bucket(stage.name)}
+        for stage in found.in_order()
+    ]
+    shell.output.document({"pipeline": found.name, "scheduler": done.scheduler, "stages": stages})
+    shell.output.table(("STAGE", "ENVIRONMENT", "BUCKET"), [list(stage.values()) for stage in stages])
+    if not shell.output.as_json:
+        shell.output.say(f"  sched pipeline run {file}")
+
+
+def destroy(
+    shell: Shell,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A scheduler or an environment.", show_default=False)],
+    delete_data: Annotated[
+        bool,
+        typer.Option(
+            "--delete-data", help="Also end workers that are at work, and delete buckets and tables with data."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a scheduler or an environment."""
+    from sched_plugins import deploy
+
+    if not yes:
+        _ask(shell, name, delete_data)
+    with _Shown(shell, name).following() as shown:
+        done = deploy.destroy(name, delete_data=delete_data, on_event=shown.event)
+    kept = [{"type": kind, "name": kept_name} for kind, kept_name in done.kept]
+    shell.output.document({"name": done.name, "kind": done.kind, "kept": kept})
+    shell.output.line(f"{done.kind} {done.name} is deleted")
+    for one in kept:
+        shell.output.say(f"kept: {one['type']} {one['name']}")
+
+
+def package(
+    shell: Shell,
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where to write; made if missing.")] = Path(
+        "package"
+    ),
+    python: Python = "",
+    architecture: Architecture = "",
+) -> None:
+    """Write self-contained templates and the functions' archive, for launching from the console."""
+    from sched_plugins import deploy
+
+    written = deploy.package(to, target=_target(python, architecture))
+    files = [str(path) for path in (written.scheduler, written.environment, written.archive)]
+    runs_on = {"runtime": written.target.runtime, "architecture": written.target.architecture}
+    shell.output.document({"files": files, **runs_on})
+    for path in files:
+        shell.output.line(path)
+    shell.output.say(
+        f"for {written.target.runtime} on {written.target.architecture}: upload the archive to a bucket in the stack's "
+        "region, then launch a template"
+    )
+
+
+def _scheduler_name(given: str | None) -> str:
+    import os
+
+    from sched_plugins.cli.command import SCHEDULER_VARIABLE
+
+    name = given or os.environ.get(SCHEDULER_VARIABLE)
+    if not name:
+        raise InvalidInput(f"no scheduler is named; give --scheduler NAME, or set {SCHEDULER_VARIABLE}")
+    return name
+
+
+def _target(python: str, architecture: str) -> Target | None:
+    """What the functions run on; None, for what this machine is like, if nothing was chosen."""
+    from sched_plugins.deploy import Target
+
+    if not python and not architecture:
+        return None
+    here = Target.here()
+    return Target(python or here.python, architecture or here.architecture)
+
+
+def _ask(shell: Shell, name: str, delete_data: bool) -> None:
+    import sys
+
+    if shell.output.as_json or not sys.stdin.isatty():
+        raise InvalidInput(f"destroying {name!r} needs --yes where nobody can be asked")
+    data = " with all its data" if delete_data else ""
+    if not typer.confirm(f"Delete {name}{data}?", err=True):
+        raise InvalidInput(f"{name!r} was not deleted")
+
+
+def _report(shell: Shell, done: Deployment) -> None:
+    changes = [
+        {"action": one.action, "resource": one.resource, "type": one.type, "replacement": one.replacement}
+        for one in done.changes
+    ]
+    shell.output.document(
+        {
+            "name": done.name,
+            "kind": done.kind,
+            "outcome": done.outcome,
+            "changes": changes,
+            "outputs": dict(done.outputs),
+        }
+    )
+    shell.output.say(f"{done.kind} {done.name}: {done.outcome}", "green")
+    if done.outcome != "planned":
+        shell.output.facts(sorted(done.outputs.items()))
+
+
+class _Shown:
+    """What a stack operation shows: its plan, then a table of its resources, or a line for each step in a pipe."""
+
+    def __init__(self, shell: Shell, name: str) -> None:
+        self._shell = shell
+        self._name = name
+        self._rows: dict[tuple[str, str], StackEvent] = {}
+        self._redraw: Callable[[], None] = lambda: None
+        shell.on_interrupt = "AWS goes on with what it has begun; the same command again follows it"
+
+    @contextmanager
+    def following(self) -> Iterator[_Shown]:
+        """While the operation is under way."""
+        if not self._shell.output.is_interactive:
+            yield self
+            return
+        from rich.console import Console
+        from rich.live import Live
+
+        with Live(console=Console(stderr=True), get_renderable=self._table, refresh_per_second=8) as live:
+            self._redraw = live.refresh
+            yield self
+
+    def plan(self, changes: tuple[Change, ...]) -> None:
+        """Show what will change."""
+        rows = [
+            (one.action, one.resource, one.type, f"replaced: {one.replacement}" if one.replacement == "True" else "",
+             ", ".join(one.details))
+            for one in changes
+        ]  # fmt: skip
+        self._shell.output.table(("CHANGE", "RESOURCE", "TYPE", "", "PROPERTIES"), rows)
+
+    def event(self, event: StackEvent) -> None:
+        """Show a step."""
+        self._rows[(event.stack, event.resource)] = event
+        if not self._shell.output.is_interactive:
+            why = f": {event.reason}" if event.reason else ""
+            self._shell.output.say(
+                f"{cell(event.at)}  {event.status}  {event.stack}/{event.resource} ({event.type}){why}"
+            )
+        self._redraw()
+
+    def _table(self) -> Any:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold", title=None)
+        for column in ("RESOURCE", "TYPE", "STATUS", ""):
+            table.add_column(column, overflow="fold")
+        for one in list(self._rows.values())[-25:]:
+            style = "red" if one.failed else "green" if one.status.endswith("_COMPLETE") else "yellow"
+            table.add_row(Text(one.resource), Text(one.type), Text(one.status, style=style), Text(one.reason))
+        return table

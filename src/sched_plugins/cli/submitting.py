@@ -1,0 +1,188 @@
+"""``sched submit``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sched_plugins.cli.command import EnvironmentName, SchedulerName, Shell, command
+from sched_plugins.cli.exit_codes import ExitCode, of_error, worst
+from sched_plugins.cli.following import follow_to_end
+from sched_plugins.cli.waiting import wait_for
+from sched_plugins.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from sched_plugins.client import Submitted
+
+_WINDOWS = "AWS-RunPowerShellScript"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    command(app, "submit", context_settings={"allow_interspersed_args": False})(submit)
+
+
+def submit(
+    shell: Shell,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[-- COMMAND...]",
+            help="What to run. One word is a line of script as it is; several stay those words, whatever is in them.",
+            show_default=False,
+        ),
+    ] = None,
+    scheduler: SchedulerName = None,
+    environment: EnvironmentName = None,
+    queue: Annotated[str, typer.Option(metavar="NAME", help="Job queue, instead of the scheduler's own.")] = "",
+    job_id: Annotated[str, typer.Option(metavar="ID", help="Who the job is; made up if left out.")] = "",
+    retry: Annotated[int, typer.Option(metavar="N", help="How many more tries after a failure.")] = 0,
+    success_string: Annotated[str, typer.Option(metavar="TEXT", help="Text that stdout must contain.")] = "",
+    timeout_seconds: Annotated[
+        int | None, typer.Option(metavar="N", help="How long it may run (at most and by default 47 h).")
+    ] = None,
+    document: Annotated[
+        str, typer.Option(metavar="NAME", help="Systems Manager document that runs it.")
+    ] = "AWS-RunShellScript",
+    parameter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Parameter of a document of your own; repeatable.")
+    ] = None,
+    env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Variable; repeatable.")] = None,
+    working_directory: Annotated[str, typer.Option(metavar="PATH", help="Absolute directory on the worker.")] = "",
+    results_uri: Annotated[str, typer.Option(metavar="S3", help="Where its results will be.")] = "",
+    group: Annotated[str, typer.Option(metavar="NAME", help="Label shared by jobs that belong together.")] = "",
+    tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Free label; repeatable.")] = None,
+    script: Annotated[Path | None, typer.Option(metavar="FILE", help="Take the script from a file.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Jobs as JSON, JSON lines or YAML; '-' reads stdin.")
+    ] = None,
+    run_id: Annotated[
+        str, typer.Option(metavar="KEY", help="Idempotency key: submitting again with it changes nothing.")
+    ] = "",
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Show its output and wait for its end.")] = False,
+    wait_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0, help="With --wait: how long to wait.")
+    ] = None,
+) -> int:
+    """Submit a job, or with --file many; print their ids.
+
+    sched submit -s sim --retry 3 --success-string Done -- ./solve --steps 100
+
+    sched submit -s sim --wait -- 'cd /scratch && ./run.sh'
+    """
+    fields: dict[str, Any] = {
+        "job_id": job_id, "retry": retry, "job_success_string": success_string, "ssm_document": document,
+        "timeout_seconds": timeout_seconds, "parameters": _parameters(parameter), "environment": pairs("--env", env),
+        "working_directory": working_directory, "results_uri": results_uri, "group_id": group,
+        "tags": pairs("--tag", tag),
+    }  # fmt: skip
+    given = {name: value for name, value in fields.items() if value not in ("", None, {})}
+    if file is not None:
+        if words or script:
+            raise InvalidInput("--file gives whole jobs; leave the command and --script out")
+        from sched_plugins.cli.job_files import read_jobs
+
+        listed = read_jobs(file, given_options(given, document, retry))
+    else:
+        listed = [{**given, "commands": _commands(words or [], script, document)}]
+    if run_id and len(listed) > 1:
+        raise InvalidInput(f"--run-id is the key of one submission, but {str(file)!r} holds {len(listed)} jobs")
+    client = shell.jobs(scheduler, environment)
+    if run_id:
+        listed = [{**listed[0], "run_id": run_id}]
+    answers = client.submit_many(listed, queue=queue)
+    if file is None and answers[0].error is not None:
+        raise answers[0].error
+    where = f"-e {client.name}" if hasattr(client, "bucket") else f"-s {client.scheduler}"
+    if not wait:
+        return _report(shell, answers, where, single=file is None)
+    accepted = [answer for answer in answers if answer.error is None]
+    codes = [_refused(shell, answer) for answer in answers]
+    if file is None:
+        return follow_to_end(shell, client, accepted[0].run, wait_timeout)
+    return worst([*codes, ExitCode(wait_for(shell, client, [one.run for one in accepted], wait_timeout, single=False))])
+
+
+def given_options(given: dict[str, Any], document: str, retry: int) -> dict[str, Any]:
+    """The options that were really given, as defaults for jobs of a file that do not say otherwise."""
+    untouched = {"ssm_document": document == "AWS-RunShellScript", "retry": retry == 0}
+    return {name: value for name, value in given.items() if not untouched.get(name, False)}
+
+
+def _refused(shell: Shell, answer: Submitted) -> ExitCode:
+    if answer.error is None:
+        return ExitCode.SUCCEEDED
+    shell.output.say(f"error: {answer.job_id!r} was not accepted: {answer.error}", "red")
+    return of_error(answer.error)
+
+
+def _report(shell: Shell, answers: list[Submitted], where: str, *, single: bool) -> int:
+    documents = [plain(answer) for answer in answers]
+    shell.output.document(documents[0] if single else documents)
+    codes = [_refused(shell, answer) for answer in answers]
+    for answer in answers:
+        if answer.error is None:
+            shell.output.line(answer.job_id)
+            if answer.outcome != "accepted":
+                shell.output.say(f"{answer.job_id!r} was submitted before and is {answer.status} (run {answer.run_id})")
+    if single and not shell.output.as_json:
+        quoted = shlex.quote(answers[0].job_id)
+        shell.output.say(f"  sched status {quoted} {where}\n".rstrip())
+        shell.output.say(f"  sched logs --follow {quoted} {where}")
+        shell.output.say(f"  sched wait {quoted} {where}")
+    elif not shell.output.as_json:
+        accepted = sum(answer.error is None for answer in answers)
+        shell.output.say(f"{accepted} of {len(answers)} jobs accepted; `sched list {where}` shows them")
+    return worst(codes)
+
+
+def plain(answer: Submitted) -> dict[str, Any]:
+    """One answer as JSON types."""
+    told: dict[str, Any] = {"job_id": answer.job_id, "run_id": answer.run_id}
+    if answer.error is not None:
+        return {**told, "error": {"type": type(answer.error).__name__, "message": str(answer.error)}}
+    return {**told, "outcome": str(answer.outcome), "status": answer.status}
+
+
+def _commands(words: list[str], script: Path | None, document: str) -> list[str]:
+    if words and script:
+        raise InvalidInput("give a command or --script, not both")
+    if script is not None:
+        try:
+            return script.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"cannot read --script {str(script)!r}: {error}") from None
+    if not words:
+        return []
+    if len(words) == 1:
+        return words[0].split("\n")
+    if document == _WINDOWS:
+        return ["& " + " ".join("'" + word.replace("'", "''") + "'" for word in words)]
+    return [shlex.join(words)]
+
+
+def pairs(option: str, values: list[str] | None) -> dict[str, str]:
+    """``NAME=VALUE`` options as a mapping.
+
+    Raises:
+        InvalidInput: one has no ``=``.
+    """
+    found: dict[str, str] = {}
+    for value in values or []:
+        name, separator, text = value.partition("=")
+        if not separator or not name:
+            raise InvalidInput(f"{option} {value!r} is not of the form NAME=VALUE")
+        found[name] = text
+    return found
+
+
+def _parameters(values: list[str] | None) -> dict[str, list[str]]:
+    """Parameters of a document; one that is repeated has several values."""
+    found: dict[str, list[str]] = {}
+    for value in values or []:
+        for name, text in pairs("--parameter", [value]).items():
+            found.setdefault(name, []).append(text)
+    return found
