@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from sched_plugins.deploy import archive as archives
-from sched_plugins.deploy.archive import Target, functions_archive
+from sched_plugins.deploy import cache
+from sched_plugins.deploy.archive import Archive, Target, functions_archive
 from sched_plugins.errors import DeployError, InvalidSettings
 
 SOURCE = Path(archives.__file__).parents[1]
@@ -38,7 +39,14 @@ print(*names, sep="\\n")
 
 @pytest.fixture(scope="module")
 def zipped() -> bytes:
-    return functions_archive().zipped()
+    return functions_archive()._zipped()  # not from the cache
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+    return place / "sched-plugins"
 
 
 def lambda_runtime(place: Path) -> Path:
@@ -55,7 +63,7 @@ def lambda_runtime(place: Path) -> Path:
 
 def test_same_contents_give_same_bytes_in_another_process(zipped: bytes) -> None:
     program = "import sys; from sched_plugins.deploy import functions_archive as f; "
-    program += "sys.stdout.buffer.write(f().zipped())"
+    program += "sys.stdout.buffer.write(f()._zipped())"
     path = os.pathsep.join([str(SOURCE.parent), *sys.path])
     other = subprocess.run(
         [sys.executable, "-c", program],
@@ -200,11 +208,8 @@ def installer(calls: list[list[str]], code: int = 0) -> Any:
     return run
 
 
-def test_another_target_is_downloaded_once_in_the_installed_versions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_target_is_downloaded_once_in_the_installed_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(subprocess, "run", installer(calls))
     other = Target("3.14" if Target.here().python != "3.14" else "3.13", "arm64")
     archive = functions_archive(other)
@@ -217,13 +222,14 @@ def test_another_target_is_downloaded_once_in_the_installed_versions(
     assert command[command.index("--python-version") + 1] == other.python
 
 
-def test_failed_download_says_what_to_do_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_failed_download_says_what_to_do_and_leaves_nothing(
+    cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(subprocess, "run", installer([], code=1))
     other = Target("3.14" if Target.here().python != "3.14" else "3.13", "arm64")
     with pytest.raises(DeployError, match=r"on arm64: ERROR: No matching distribution\. Check the network, or"):
         functions_archive(other)
-    assert list((tmp_path / "sched-plugins").iterdir()) == []
+    assert list(cache_folder.iterdir()) == []
 
 
 def test_missing_dependency_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,3 +241,20 @@ def test_missing_dependency_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(metadata, "version", version)
     with pytest.raises(DeployError, match=r"need the package aws-lambda-powertools.*'sched-plugins\[functions\]'"):
         functions_archive()
+
+
+def test_an_archive_is_made_once_and_old_ones_go(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(archives, "_byte_code", lambda _: made.append(1) or {})
+    variants = [Archive({"a.py": bytes([number])}, Target.here()) for number in range(cache.KEPT_FILES + 2)]
+    first = [variant.zipped() for variant in variants]
+    assert [variants[-1].zipped(), variants[-2].zipped()] == [first[-1], first[-2]]
+    assert len(made) == len(variants)
+    assert len(list(cache_folder.iterdir())) == cache.KEPT_FILES
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    archive = Archive({"a.py": b"1"}, Target.here())
+    assert archive.zipped() == archive._zipped()

@@ -23,6 +23,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
+from sched_plugins.deploy import cache
 from sched_plugins.errors import DeployError, InvalidSettings
 
 #: Distributions that the handlers import and Lambda's Python runtimes lack (boto3 is in the runtime).
@@ -101,6 +102,9 @@ class Archive:
 
     def zipped(self) -> bytes:
         """The zip archive: sorted names, one time for all, readable by Lambda's user."""
+        return cache.kept("functions", self.digest, ".zip", self._zipped)
+
+    def _zipped(self) -> bytes:
         files = self.compiled()
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -210,12 +214,11 @@ def _downloaded(versions: dict[str, str], target: Target) -> Path:
     """A folder with the distributions for the target; kept in the user's cache for the next time."""
     pins = [f"{name}=={version}" for name, version in sorted(versions.items())]
     mark = hashlib.sha256(" ".join(pins).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sched-plugins"
-    folder = cache / f"{target.runtime}-{target.architecture}-{mark}"
+    folder = cache.folder() / f"{target.runtime}-{target.architecture}-{mark}"
     if folder.is_dir():
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as fresh:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
         place = Path(fresh) / "packages"
         answer = subprocess.run(  # noqa: S603 - the arguments are ours
             [*_installer(target), "--target", str(place), *pins], capture_output=True, text=True, check=False
