@@ -63,7 +63,7 @@ def run(
     timeout: Timeout = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="With --chained: do not watch it.")] = False,
 ) -> int:
-    """Run a deployed pipeline. Repeating a run by its name takes succeeded stages' results and attaches to live ones."""
+    """Run a deployed pipeline. The same --run name again takes what succeeded and attaches to what is live."""
     from sched_plugins import pipeline as pipelines
 
     definition = pipelines.load(file)
