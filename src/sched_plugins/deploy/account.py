@@ -83,10 +83,11 @@ def translated(doing: str) -> Iterator[None]:
     Raises:
         NotPermitted: there are no usable credentials, or AWS does not allow the call.
         InvalidSettings: no region is set.
-        ServiceError: nothing answers at the endpoint.
+        ServiceError: the endpoint gives no answer, or none that makes sense.
         DeployError: any other refusal, with AWS's reason.
     """
     from botocore import exceptions
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
@@ -106,7 +107,7 @@ def translated(doing: str) -> Iterator[None]:
         ) from error
     except exceptions.ProfileNotFound as error:
         raise InvalidSettings(f"{doing}: {error}. `aws configure list-profiles` lists them.") from error
-    except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
+    except (exceptions.ConnectionError, exceptions.HTTPClientError, ResponseParserError) as error:
         raise ServiceError(
             f"{doing}: no usable answer ({error}). Check the network and AWS_ENDPOINT_URL; "
             "`sched local status` says whether a laptop stack is running."
