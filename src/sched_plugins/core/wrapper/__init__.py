@@ -20,6 +20,7 @@ from sched_plugins.core.wrapper.codes import (
     STARTED_TOO_LATE,
     TIMED_OUT,
 )
+from sched_plugins.core.wrapper.stage import refuse_null
 from sched_plugins.core.wrapper.trailer import TRAILER_BYTES, Trailer, read_trailer
 from sched_plugins.errors import InvalidJob
 
@@ -50,10 +51,12 @@ def command_parameters(spec: JobSpec, context: AttemptContext) -> dict[str, list
     A document other than the two standard ones gets ``spec.parameters``, unchanged.
 
     Raises:
-        InvalidJob: the job does not fit into one command, or its stage names an executable that cannot be a file.
+        InvalidJob: the job does not fit into one command, its stage names an executable that cannot be a file,
+            or a value has a null character.
     """
     if not spec.is_wrapped:
         return {name: list(values) for name, values in spec.parameters.items()}
+    refuse_null(spec)
     wrap = windows.commands if spec.ssm_document == WINDOWS_DOCUMENT else linux.commands
     lines = wrap(spec, context)
     size = sum(len(line) + 1 for line in lines)

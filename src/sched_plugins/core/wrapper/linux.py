@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import functools
-import gzip
-import re
-from importlib import resources
 from shlex import quote
 
 from sched_plugins.core.job import JobSpec, Stage
 from sched_plugins.core.wrapper import codes
 from sched_plugins.core.wrapper.attempt import AttemptContext
+from sched_plugins.core.wrapper.script import pack, program
 from sched_plugins.core.wrapper.stage import (
     executable_path,
     input_directories,
@@ -57,21 +53,14 @@ exit {codes.NOT_PREPARED}
 
 def commands(spec: JobSpec, context: AttemptContext) -> list[str]:
     """The lines of the script for this attempt. The only values in it as text are two numbers and a digest."""
-    packed = base64.b64encode(gzip.compress(_script(spec, context).encode(), mtime=0)).decode()
+    packed = pack(_script(spec, context))
     text = _BOOTSTRAP.replace("@KEY@", context.key).replace("@START_BY@", str(int(context.start_by)))
     return text.replace("@PACKED@", packed).splitlines()
 
 
-@functools.cache
-def _program(*names: str) -> str:
-    """Files of shell functions, without comments and indentation."""
-    text = "\n".join(resources.files(__package__).joinpath(name).read_text(encoding="utf-8") for name in names)
-    return re.sub(r"^[ ]*(#.*)?\n", "", text, flags=re.MULTILINE)
-
-
 def _script(spec: JobSpec, context: AttemptContext) -> str:
     files = ("linux.sh",) if spec.stage is None else ("linux.sh", "linux_stage.sh")
-    return "\n".join((_program(*files), *_values(spec, context), "main", ""))
+    return "\n".join((program(*files), *_values(spec, context), "main", ""))
 
 
 def _values(spec: JobSpec, context: AttemptContext) -> list[str]:

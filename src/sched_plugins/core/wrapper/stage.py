@@ -13,6 +13,20 @@ from sched_plugins.errors import InvalidJob
 MAX_FILE_NAME_BYTES: Final = 255  # ext4 and XFS; NTFS allows 255 UTF-16 units
 
 
+def refuse_null(spec: JobSpec) -> None:
+    """Refuse a null character, which no path, argument or variable can hold.
+
+    Raises:
+        InvalidJob: names the value that has one.
+    """
+    texts = [spec.working_directory, spec.job_id, *spec.commands, *spec.environment.values()]
+    if spec.stage is not None:
+        texts += [spec.stage.executable, *spec.stage.inputs, spec.stage.output, *spec.stage.outputs_too]
+    for text in texts:
+        if "\0" in text:
+            raise InvalidJob(f"{text[:200]!r} contains a null character")
+
+
 def job_variables(spec: JobSpec, context: AttemptContext) -> dict[str, str]:
     """The environment variables that tell a job what it is. They win over the job's own of the same name.
 
@@ -43,7 +57,7 @@ def executable_name(stage: Stage) -> str:
         InvalidJob: no file can have that name.
     """
     name = stage.executable.rpartition("/")[2]
-    if name in ("", ".", "..") or "\0" in name or len(name.encode()) > MAX_FILE_NAME_BYTES:
+    if name in ("", ".", "..") or len(name.encode()) > MAX_FILE_NAME_BYTES:
         raise InvalidJob(
             f"the executable {stage.executable[:200]!r} cannot be a file: its last part must be a file name "
             f"of at most {MAX_FILE_NAME_BYTES} bytes"

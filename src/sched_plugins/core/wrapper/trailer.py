@@ -15,6 +15,10 @@ TRAILER: Final = "sched-trailer: "
 # How much of the end of stderr is sure to hold a trailer: reason and metrics at their bounds, in base64.
 TRAILER_BYTES: Final = 16 * limits.KIB
 
+# AWS DynamoDB, "Supported data types": 38 digits, magnitudes from 1E-130 to 9.99E+125, 32 levels.
+MAX_NUMBER_DIGITS: Final = 38
+MAX_METRICS_DEPTH: Final = 16
+
 _LINE = re.compile(r"^" + TRAILER + r"([A-Za-z0-9+/=]+)(?: ([A-Za-z0-9+/=]+))?[ \r]*$", re.MULTILINE)
 
 
@@ -39,8 +43,8 @@ def read_trailer(stderr_tail: str) -> Trailer | None:
     cannot check. Of several lines the last counts, so that none that a job prints hides the wrapper's own.
 
     Returns:
-        None without such a line, or if the last one is malformed. Metrics that are not a JSON object of
-        at most 4 KiB are left out.
+        None without such a line, or if the last one is malformed. Metrics that are not a JSON object
+        of at most 4 KiB, or that DynamoDB cannot hold (a number over 38 digits), are left out.
     """
     lines = _LINE.findall(stderr_tail)
     if not lines:
@@ -61,17 +65,33 @@ def read_trailer(stderr_tail: str) -> Trailer | None:
 
 def _decode(word: str) -> object:
     try:
-        return json.loads(base64.b64decode(word, validate=True).decode(errors="replace"), parse_constant=_no_constant)
+        return json.loads(base64.b64decode(word, validate=True).decode(errors="replace"))
     except (binascii.Error, ValueError, RecursionError):
         return None
 
 
-def _no_constant(name: str) -> object:
-    # NaN and Infinity are not JSON, and DynamoDB has no such numbers.
-    raise ValueError(f"{name} is not JSON")
-
-
 def _metrics(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not _can_be_kept(value, MAX_METRICS_DEPTH):
         return {}
     return value if len(json.dumps(value).encode()) <= limits.MAX_METRICS_BYTES else {}
+
+
+def _can_be_kept(value: object, depth: int) -> bool:
+    """Whether a DynamoDB item can hold the value: odd metrics must not keep the end of a job from being written."""
+    if isinstance(value, dict | list) and depth == 0:
+        return False
+    limit: int = 10**MAX_NUMBER_DIGITS
+    match value:
+        case dict():
+            return all(name != "" and _can_be_kept(name, 0) and _can_be_kept(value[name], depth - 1) for name in value)
+        case list():
+            return all(_can_be_kept(item, depth - 1) for item in value)
+        case str():
+            return not any("\ud800" <= character <= "\udfff" for character in value)
+        case bool() | None:
+            return True
+        case int():
+            return -limit < value < limit
+        case float():
+            return value == 0 or 1e-128 < abs(value) < 1e125
+    return False
