@@ -1,32 +1,14 @@
-# The wrapper of one attempt, for Windows PowerShell 5.1. The attempt's values are the elements of $values, in the order
-# in which they are taken below; none is ever part of the program's text.
+# The wrapper of one attempt, for Windows PowerShell 5.1. The attempt's values are in $values: a name, how many values it
+# has, the values, and so on. None is ever part of the program's text.
 
-function Take-Value { $script:next += 1; return $values[$script:next - 1] }
-
-$next = 0
-$key = Take-Value
-$startBy = [long](Take-Value)
-$limit = [int](Take-Value)
-$workingDirectory = Take-Value
-$commands = Take-Value
-$staged = (Take-Value) -eq '1'
-$variables = New-Object Collections.ArrayList
-for ($count = [int](Take-Value); $count -gt 0; $count--) { [void]$variables.Add(@((Take-Value), (Take-Value))) }
-if ($staged) {
-    $executable = Take-Value
-    $executablePath = Take-Value
-    $executableIsInput = (Take-Value) -eq '1'
-    $writer = Take-Value
-    $writerRun = Take-Value
-    $inputs = New-Object Collections.ArrayList
-    for ($count = [int](Take-Value); $count -gt 0; $count--) {
-        [void]$inputs.Add(@((Take-Value), (Take-Value), [int](Take-Value)))
-    }
-    $outputs = New-Object Collections.ArrayList
-    for ($count = [int](Take-Value); $count -gt 0; $count--) { [void]$outputs.Add((Take-Value)) }
-    $attemptOutput = Take-Value
+$v = @{}
+for ($i = 0; $i -lt $values.Count; $i += 2 + $n) {
+    $n = [int]$values[$i + 1]
+    $v[$values[$i]] = @(if ($n -gt 0) { $values[($i + 2)..($i + 1 + $n)] })
 }
-
+$key = $v.attempt[0]
+$limit = [int]$v.limit[0]
+$staged = $v.executable.Count -gt 0
 $utf8 = New-Object Text.UTF8Encoding $false
 $job = $null
 $work = $null
@@ -122,11 +104,11 @@ function Stop-FirstStart {
 }
 
 function New-WorkingDirectory {
-    $parent = $workingDirectory
+    $parent = $v.directory[0]
     if (-not $parent) { $parent = $env:SCHED_WORK_DIR }
     if (-not $parent) { $parent = [IO.Path]::GetTempPath() }
     $script:work = $parent
-    if ($staged -or -not $workingDirectory) {
+    if ($staged -or -not $v.directory[0]) {
         $script:work = [IO.Path]::Combine($parent, "sched-$key")
         $script:owned = $true
     }
@@ -170,7 +152,9 @@ function New-JobStart([string]$path) {
 function Invoke-Job([string]$path) {
     $start = New-JobStart $path
     $start.WorkingDirectory = $work
-    foreach ($pair in $variables) { $start.EnvironmentVariables[$pair[0]] = $pair[1] }
+    for ($i = 0; $i -lt $v.variables.Count; $i += 2) {
+        $start.EnvironmentVariables[$v.variables[$i]] = $v.variables[$i + 1]
+    }
     $start.EnvironmentVariables['SCHED_METRICS'] = "$marker\metrics"
     $start.EnvironmentVariables['SCHED_ATTEMPT_KEY'] = $key
     try { $process = [Diagnostics.Process]::Start($start) }

@@ -34,36 +34,31 @@ def commands(spec: JobSpec, context: AttemptContext) -> list[str]:
 
 
 def _values(spec: JobSpec, context: AttemptContext) -> list[str]:
+    """Each name, the number of its values, and these."""
     variables = own_variables(spec, context) | job_variables(spec, context)
-    values = [
-        context.key,
-        str(int(context.start_by)),
-        str(spec.timeout_seconds),
-        spec.working_directory,
-        "\r\n".join(spec.commands) + "\r\n",
-        "" if spec.stage is None else "1",
-        str(len(variables)),
-        *(part for pair in variables.items() for part in pair),
-    ]
-    return values if spec.stage is None else [*values, *_stage_values(spec.stage, context)]
+    named = {
+        "attempt": [context.key],
+        "startBy": [str(int(context.start_by))],
+        "limit": [str(spec.timeout_seconds)],
+        "directory": [spec.working_directory],
+        "variables": [text for pair in variables.items() for text in pair],
+        "commands": ["\r\n".join(spec.commands) + "\r\n"],
+    }
+    if spec.stage is not None:
+        named |= _stage_values(spec.stage, context)
+    return [text for name, values in named.items() for text in (name, str(len(values)), *values)]
 
 
-def _stage_values(stage: Stage, context: AttemptContext) -> list[str]:
+def _stage_values(stage: Stage, context: AttemptContext) -> dict[str, list[str]]:
     path, is_input = executable_path(stage) if stage.executable.startswith("s3://") else ("", False)
-    outputs = (stage.output, *stage.outputs_too)
-    inputs = [
-        (uri, directory, str(key_prefix(uri).count("/")))
-        for uri, directory in zip(stage.inputs, input_directories(stage), strict=True)
-    ]
-    return [
-        stage.executable,
-        path,
-        "1" if is_input else "",
-        metadata_value(stage.writer),
-        metadata_value(context.run_id),
-        str(len(inputs)),
-        *(part for item in inputs for part in item),
-        str(len(outputs)),
-        *outputs,
-        f"{stage.output}_sched/attempts/{context.attempt}/",
-    ]
+    inputs = zip(stage.inputs, input_directories(stage), strict=True)
+    return {
+        "executable": [stage.executable],
+        "executablePath": [path],
+        "executableIsInput": ["1"] if is_input else [],
+        "inputs": [text for uri, name in inputs for text in (uri, name, str(key_prefix(uri).count("/")))],
+        "outputs": [stage.output, *stage.outputs_too],
+        "attemptOutput": [f"{stage.output}_sched/attempts/{context.attempt}/"],
+        "writer": [metadata_value(stage.writer)],
+        "writerRun": [metadata_value(context.run_id)],
+    }

@@ -2,7 +2,7 @@ $state = $env:SCHED_STATE_DIR
 if (-not $state) { $state = [IO.Path]::Combine($env:ProgramData, 'sched') }
 $marker = [IO.Path]::Combine($state, 'attempts', $key)
 if ([IO.File]::Exists("$marker\started")) { Stop-FirstStart }
-if ([DateTimeOffset]::UtcNow.ToUnixTimeSeconds() -gt $startBy) {
+if ([DateTimeOffset]::UtcNow.ToUnixTimeSeconds() -gt [long]$v.startBy[0]) {
     Write-Line 'the command came too late; it is not started'
     exit 222
 }
@@ -33,15 +33,17 @@ try {
     New-WorkingDirectory
     if ($staged) {
         Find-Tool
-        foreach ($folder in $inputs) { Copy-Input $folder[0] $folder[1] $folder[2] }
+        for ($folder = 0; $folder -lt $v.inputs.Count; $folder += 3) {
+            Copy-Input $v.inputs[$folder] $v.inputs[$folder + 1] $v.inputs[$folder + 2]
+        }
         $path = Copy-Executable
-        if (-not [IO.File]::Exists($path)) { Stop-Unstarted 223 "there is no executable $executable" }
+        if (-not [IO.File]::Exists($path)) { Stop-Unstarted 223 "there is no executable $($v.executable[0])" }
         $before = Get-Snapshot
     }
     else {
         $path = "$marker\script.ps1"
         # Windows PowerShell takes a file without this mark for one of the machine's own code page.
-        [IO.File]::WriteAllText($path, $commands, (New-Object Text.UTF8Encoding $true))
+        [IO.File]::WriteAllText($path, $v.commands[0], (New-Object Text.UTF8Encoding $true))
     }
     if ([IO.File]::Exists("$marker\over")) { Stop-Unstarted 221 'this attempt was started a second time' }
 }

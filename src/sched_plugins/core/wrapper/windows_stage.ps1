@@ -92,11 +92,12 @@ function Copy-Input([string]$address, [string]$directory, [int]$slashes) {
 }
 
 function Copy-Executable {
+    $executable = $v.executable[0]
     if (-not $executable.StartsWith('s3://')) { return $executable }
-    $path = [IO.Path]::Combine($work, $executablePath.Replace('/', '\'))
-    if ($executableIsInput) { return $path }
+    $path = [IO.Path]::Combine($work, $v.executablePath[0].Replace('/', '\'))
+    if ($v.executableIsInput.Count) { return $path }
     $seen = New-Object 'Collections.Generic.HashSet[string]'
-    $fault = Get-NameFault $executablePath $seen
+    $fault = Get-NameFault $v.executablePath[0] $seen
     if ($fault) { Stop-Unstarted 223 "the executable $executable cannot be a file ($fault)" }
     if ($tool -eq 'aws') { $arguments = @('s3', 'cp', '--only-show-errors', $executable, $path) }
     else { $arguments = @('--log', 'error', 'cp', '--raw', $executable, $path) }
@@ -130,13 +131,15 @@ function Remove-Unchanged($before) {
 }
 
 function Copy-Output([string]$address) {
+    $runMetadata = "sched-run-id=$($v.writerRun[0])"
+    $environmentMetadata = "sched-environment=$($v.writer[0])"
     if ($tool -eq 'aws') {
         $arguments = @('s3', 'cp', '--recursive', '--only-show-errors',
-            '--metadata', "sched-run-id=$writerRun,sched-environment=$writer", "$work\", $address)
+            '--metadata', "$runMetadata,$environmentMetadata", "$work\", $address)
     }
     else {
-        $arguments = @('--log', 'error', 'cp', '--raw', '--metadata', "sched-run-id=$writerRun",
-            '--metadata', "sched-environment=$writer", "$work\", $address)
+        $arguments = @('--log', 'error', 'cp', '--raw', '--metadata', $runMetadata,
+            '--metadata', $environmentMetadata, "$work\", $address)
     }
     if (Invoke-Transfer $arguments) { return $true }
     Write-Line "the results could not be stored in ${address}: $(Get-Failure)"
@@ -148,10 +151,10 @@ function Copy-Results($before, [bool]$succeeded) {
     Remove-Unchanged $before
     if (-not (Get-ChildItem -LiteralPath $work -Recurse -Force -File | Select-Object -First 1)) { return $true }
     if (-not $succeeded) {
-        [void](Copy-Output $attemptOutput)
+        [void](Copy-Output $v.attemptOutput[0])
         return $true
     }
-    foreach ($address in $outputs) {
+    foreach ($address in $v.outputs) {
         if (-not (Copy-Output $address)) { return $false }
     }
     return $true
