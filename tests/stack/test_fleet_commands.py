@@ -73,6 +73,12 @@ def test_a_script_has_the_environment_of_an_instance_and_nothing_else(aws: Fleet
     }
 
 
+def test_a_script_has_a_session_of_its_own(aws: FleetClient, worker: str) -> None:
+    # Field 6 of the line: the session.
+    seen = aws.run(worker, "echo $$", "cut -d' ' -f6 /proc/$$/stat")["StandardOutputContent"].split()
+    assert seen[0] == seen[1]
+
+
 @pytest.mark.parametrize("copy", ["aws s3 cp --quiet", "s5cmd cp"])
 def test_a_script_can_reach_the_stacks_s3_with_the_programs_of_a_worker(
     aws: FleetClient, worker: str, copy: str

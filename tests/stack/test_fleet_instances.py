@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from botocore.exceptions import ClientError
 from fleet_client import FleetClient, eventually, fleet
 
 from sched_plugins.errors import LaptopStackError
-from sched_plugins.local import lifecycle
+from sched_plugins.local import lifecycle, processes
 
 
 @pytest.fixture(scope="module")
@@ -193,17 +194,23 @@ def test_each_change_of_state_is_an_event_as_ec2_sends_it(aws: FleetClient) -> N
 
 
 #: Starts processes that leave their session and parent, as a daemon does, and one that forgets its variables.
-DAEMON = "setsid sh -c 'sleep 300 & sleep 300' >/dev/null 2>&1 & env -i sleep 300"
+DAEMON = "setsid sh -c 'sleep 300 & sleep 300' >/dev/null 2>&1 & env -i sh -c 'sleep 300 & sleep 300'"
+
+
+def sleepers(aws: FleetClient, instance: str) -> list[int]:
+    names = {pid: Path(f"/proc/{pid}/comm") for pid in aws.processes(instance)}
+    return [pid for pid, file in names.items() if file.exists() and file.read_text() == "sleep\n"]
 
 
 def test_terminate_ends_every_process_and_removes_the_folder(aws: FleetClient) -> None:
     instance = aws.launch()
     aws.send(instance, DAEMON)
-    eventually(lambda: len(aws.processes(instance)) >= 4)
+    eventually(lambda: len(sleepers(aws, instance)) == 4)
+    left = [(pid, processes.start_time(pid)) for pid in sleepers(aws, instance)]
     change = aws.ec2.terminate_instances(InstanceIds=[instance])["TerminatingInstances"][0]
     assert change["CurrentState"]["Name"] == "shutting-down"
     eventually(lambda: aws.state(instance) == "terminated")
-    assert aws.processes(instance) == []
+    assert [process for process in left if processes.is_alive(*process)] == []
     assert not aws.folder(instance).exists()
     again = aws.ec2.terminate_instances(InstanceIds=[instance])["TerminatingInstances"][0]
     assert again["PreviousState"]["Name"] == again["CurrentState"]["Name"] == "terminated"
@@ -212,7 +219,7 @@ def test_terminate_ends_every_process_and_removes_the_folder(aws: FleetClient) -
 def test_an_interruption_warns_and_then_takes_the_instance_away(aws: FleetClient) -> None:
     instance = aws.launch()
     aws.send(instance, DAEMON)
-    eventually(lambda: len(aws.processes(instance)) >= 4)
+    eventually(lambda: len(sleepers(aws, instance)) == 4)
     with aws.watching({"source": ["aws.ec2"], "detail": {"instance-id": [instance]}}) as seen:
         lifecycle.interrupt(instance, aws.info.state_dir, warning_seconds=0.3)
         warning = eventually(seen)[0]
@@ -241,6 +248,26 @@ def test_accounts_and_regions_do_not_see_each_others_instances(aws: FleetClient)
     assert other.describe_instances()["Reservations"] == []
     with pytest.raises(ClientError, match="NotFound"):
         other.terminate_instances(InstanceIds=[instance])
+
+
+def test_a_state_machine_reaches_the_same_instances(aws: FleetClient) -> None:
+    instance = aws.launch()
+    terminate = {
+        "Type": "Task",
+        "Resource": "arn:aws:states:::aws-sdk:ec2:terminateInstances",
+        "Arguments": {"InstanceIds": [instance]},
+        "End": True,
+    }
+    machine = {"QueryLanguage": "JSONata", "StartAt": "Terminate", "States": {"Terminate": terminate}}
+    states = aws.client("stepfunctions")
+    arn = states.create_state_machine(
+        name="ends", definition=json.dumps(machine), roleArn=f"arn:aws:iam::{aws.info.account}:role/any"
+    )["stateMachineArn"]
+    execution = states.start_execution(stateMachineArn=arn)["executionArn"]
+    eventually(lambda: states.describe_execution(executionArn=execution)["status"] != "RUNNING")
+    output = json.loads(states.describe_execution(executionArn=execution)["output"])
+    assert output["TerminatingInstances"][0]["CurrentState"]["Name"] == "shutting-down"
+    eventually(lambda: aws.state(instance) == "terminated")
 
 
 def test_the_aws_command_line_starts_an_instance(aws: FleetClient, tmp_path: Path) -> None:

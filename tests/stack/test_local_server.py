@@ -108,21 +108,31 @@ def test_a_record_that_makes_no_sense_stops_nothing(folder: Path, record: str) -
     assert lifecycle.down(folder) is False
 
 
-def test_a_record_of_a_process_that_is_another_one_now_stops_nothing(folder: Path) -> None:
+def test_a_record_of_a_process_that_is_another_one_now_stops_nothing_and_harms_nobody(folder: Path) -> None:
     state = StateFolder.locate(folder)
     state.create()
-    state.write(
-        StackInfo(
-            endpoint="http://127.0.0.1:9", port=9, pid=os.getpid(), started="0", guard_pid=os.getppid(),
-            guard_started="0", state_dir=str(folder), log_file=str(state.log),
+    with subprocess.Popen(["sleep", "300"]) as stranger:
+        old = StackInfo(
+            endpoint="http://127.0.0.1:9",
+            port=9,
+            pid=stranger.pid,
+            started="0",
+            guard_pid=stranger.pid,
+            guard_started="0",
+            state_dir=str(folder),
+            log_file=str(state.log),
         )
-    )  # fmt: skip
-    (folder / "instances" / "i-old").mkdir(parents=True)
-    (folder / ".stack-half").write_text("{")
-    info = lifecycle.up(state_dir=folder)
-    assert not info.already_running
-    assert not (folder / "instances" / "i-old").exists()
-    assert not (folder / ".stack-half").exists()
+        state.write(old)
+        (folder / "instances" / "i-old").mkdir(parents=True)
+        (folder / ".stack-half").write_text("{")
+        assert not lifecycle.up(state_dir=folder).already_running
+        assert not (folder / "instances" / "i-old").exists()
+        assert not (folder / ".stack-half").exists()
+        lifecycle.down(folder)
+        state.write(old)
+        assert lifecycle.down(folder) is False
+        assert stranger.poll() is None
+        stranger.kill()
 
 
 def test_two_that_start_at_once_share_one_server(folder: Path) -> None:

@@ -23,8 +23,8 @@ from sched_plugins.errors import LaptopStackError
 from . import processes
 from .state import StackInfo, StateFolder
 
-#: How long a new server may take until it answers, in seconds (about 2 s on two cores).
-START_SECONDS = 60.0
+#: How long a new server may take until it answers, in seconds (one, on two idle cores).
+START_SECONDS = 120.0
 #: How long a server may take to end after SIGTERM before it is killed, in seconds.
 STOP_SECONDS = 10.0
 _EXIT_LOCKED, _EXIT_PORT_IN_USE = 3, 4

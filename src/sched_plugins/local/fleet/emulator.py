@@ -9,12 +9,17 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 log = logging.getLogger("sched.fleet")
+
+#: What a handler of a service answers: HTTP status, headers, body.
+Answer = tuple[int, dict[str, str], bytes]
+#: A handler of a service: method, path, headers, body and query to an answer.
+Service = Callable[[str, str, dict[str, str], "bytes | str", dict[str, list[str]]], Awaitable[Answer]]
 
 
 def _service(name: str) -> ModuleType:
@@ -28,14 +33,16 @@ def scope(account: str, region: str) -> Iterator[None]:
         yield
 
 
-def caller(headers: dict[str, str]) -> tuple[str, str]:
-    """Account and region that a request's signature names."""
-    router = import_module("ministack.core.router")
+def current_scope() -> tuple[str, str]:
+    """Account and region in which MiniStack acts just now."""
     responses = import_module("ministack.core.responses")
-    region = str(router.extract_region(headers))
-    with responses.request_scope("", region):
-        responses.set_request_account_id(router.extract_access_key_id(headers))
-        return str(responses.get_account_id()), region
+    return str(responses.get_account_id()), str(responses.get_region())
+
+
+def wrap_service(name: str, wrap: Callable[[str, Service], Service]) -> None:
+    """Replace the handler of a service by what ``wrap`` makes of it, for callers outside and inside."""
+    handlers = import_module("ministack.app").SERVICE_HANDLERS
+    handlers[name] = wrap(name, handlers[name])
 
 
 def put_event(
@@ -202,12 +209,6 @@ def add_resource_type(name: str, handlers: dict[str, Any]) -> None:
 def application() -> Any:
     """MiniStack's ASGI application."""
     return import_module("ministack.app").app
-
-
-def current_scope() -> tuple[str, str]:
-    """Account and region in which MiniStack acts just now."""
-    responses = import_module("ministack.core.responses")
-    return str(responses.get_account_id()), str(responses.get_region())
 
 
 def install_http_fixes() -> None:

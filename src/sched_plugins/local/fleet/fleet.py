@@ -56,6 +56,11 @@ class Fleet:
             self._groups_task.cancel()
         self.instances.close()
 
+    @property
+    def services(self) -> list[str]:
+        """The services of which it performs some actions."""
+        return list(self._handlers)
+
     def performs(self, service: str, action: str) -> bool:
         """Whether the fleet answers this action itself."""
         return action in self._handlers.get(service, {})

@@ -35,7 +35,6 @@ class Reply:
     status: int
     content_type: str
     body: bytes
-    request_id: str
 
 
 class AwsError(Exception):
@@ -117,7 +116,7 @@ def success(call: Call, result: dict[str, Any]) -> Reply:
     """``result`` as the service's success reply."""
     request_id = str(uuid.uuid4())
     if call.service == "ssm":
-        return _json(200, result, request_id)
+        return _json(200, result)
     if call.service == "ec2":
         text = (
             f'<{call.action}Response xmlns="{EC2_NAMESPACE}"><requestId>{request_id}</requestId>'
@@ -129,14 +128,14 @@ def success(call: Call, result: dict[str, Any]) -> Reply:
             f"<{call.action}Result>{to_xml(result, 'member')}</{call.action}Result>"
             f"<ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata></{call.action}Response>"
         )
-    return _xml(200, text, request_id)
+    return _xml(200, text)
 
 
 def failure(service: str, error: AwsError) -> Reply:
     """``error`` as the service's error reply."""
     request_id = str(uuid.uuid4())
     if service == "ssm":
-        return _json(error.status, {"__type": error.code, "message": error.message}, request_id)
+        return _json(error.status, {"__type": error.code, "message": error.message})
     shown = to_xml({"Code": error.code, "Message": error.message})
     if service == "ec2":
         text = f"<Response><Errors><Error>{shown}</Error></Errors><RequestID>{request_id}</RequestID></Response>"
@@ -146,13 +145,13 @@ def failure(service: str, error: AwsError) -> Reply:
             f'<ErrorResponse xmlns="{AUTO_SCALING_NAMESPACE}"><Error><Type>{kind}</Type>{shown}</Error>'
             f"<RequestId>{request_id}</RequestId></ErrorResponse>"
         )
-    return _xml(error.status, text, request_id)
+    return _xml(error.status, text)
 
 
-def _json(status: int, value: dict[str, Any], request_id: str) -> Reply:
-    return Reply(status, "application/x-amz-json-1.1", json.dumps(value).encode(), request_id)
+def _json(status: int, value: dict[str, Any]) -> Reply:
+    return Reply(status, "application/x-amz-json-1.1", json.dumps(value).encode())
 
 
-def _xml(status: int, text: str, request_id: str) -> Reply:
+def _xml(status: int, text: str) -> Reply:
     body = f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'.encode()
-    return Reply(status, "text/xml;charset=UTF-8", body, request_id)
+    return Reply(status, "text/xml;charset=UTF-8", body)
