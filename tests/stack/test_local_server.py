@@ -237,6 +237,7 @@ def test_what_is_not_the_stacks_own_reaches_ministack_untouched(folder: Path) ->
     assert aws.ec2.describe_vpcs()["Vpcs"]
     assert aws.ssm.describe_parameters()["Parameters"] == []
     assert aws.autoscaling.describe_policies()["ScalingPolicies"] == []
+    assert lifecycle.describe(info)["calls"] == {"s3": 3, "ec2": 1, "ssm": 1, "autoscaling": 1}
 
 
 def test_the_control_page_refuses_other_hosts_and_says_what_is_wrong(folder: Path) -> None:

@@ -201,7 +201,10 @@ def interrupt(
 
 
 def describe(info: StackInfo) -> dict[str, Any]:
-    """The stack as plain values, its instances included; for ``sched local status``."""
+    """The stack as plain values, with its instances and how many calls each service has had from outside.
+
+    Raises ``LaptopStackError`` if it does not answer.
+    """
     return {**asdict(info), **request(info, "GET", "/_sched/fleet")}
 
 

@@ -127,13 +127,16 @@ class Agent:
         instance = self._instances.get(invocation.instance_id)
         assert instance is not None
         command = invocation.command
-        allowed = self._settings.delivery_timeout_seconds or command.timeout_seconds
-        try:
-            async with asyncio.timeout(command.requested_clock + allowed - time.monotonic()):
-                await instance.agent_online.wait()
-        except TimeoutError:
-            self._set(invocation, "TimedOut", "DeliveryTimedOut")
-            return
+        if invocation.status == "Pending":
+            allowed = self._settings.delivery_timeout_seconds or command.timeout_seconds
+            try:
+                async with asyncio.timeout(command.requested_clock + allowed - time.monotonic()):
+                    await instance.agent_online.wait()
+            except TimeoutError:
+                self._set(invocation, "TimedOut", "DeliveryTimedOut")
+                return
+            self._set(invocation, "InProgress")
+        await instance.agent_online.wait()
         try:
             await self._run(invocation, instance)
         except Exception:
@@ -142,9 +145,10 @@ class Agent:
 
     async def _run(self, invocation: Invocation, instance: Instance) -> None:
         command = invocation.command
-        if invocation.status == "Pending":
-            self._set(invocation, "InProgress")
         while True:
+            if invocation.cancel_requested:
+                self._set(invocation, "Cancelled")
+                return
             steps = command.document.steps(command.bound, self._settings.minimum_execution_timeout)
             invocation.results = [StepResult(step.name, step.output_path) for step in steps]
             for step, result in zip(steps, invocation.results, strict=True):

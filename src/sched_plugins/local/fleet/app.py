@@ -42,6 +42,8 @@ class FleetApp:
             status, value = await self._control.answer(scope["method"], scope["path"], await _read(receive))
             await _send_json(send, status, value)
         else:
+            if scope["type"] == "http":
+                self._control.count(_signed_service(scope))
             await self._inner(scope, receive, send)
 
     def _with_lifespan(self, receive: Receive) -> Receive:
@@ -88,6 +90,14 @@ def _action(service: str, headers: dict[str, str], text: str, query: dict[str, l
     if "Action" in query:
         return query["Action"][0]
     return next((part[7:] for part in text.split("&") if part.startswith("Action=")), "")
+
+
+def _signed_service(scope: Message) -> str:
+    """The service that a request's signature names; ``unsigned`` if there is none."""
+    # AWS4-HMAC-SHA256 Credential=<key>/<date>/<region>/<service>/aws4_request, …
+    signature: bytes = dict(scope["headers"]).get(b"authorization", b"")
+    parts = signature.partition(b"Credential=")[2].partition(b",")[0].split(b"/")
+    return parts[3].decode("latin-1") if len(parts) == 5 else "unsigned"
 
 
 def _is_loopback(scope: Message) -> bool:

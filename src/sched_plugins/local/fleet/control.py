@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from .fleet import Fleet
@@ -19,6 +20,11 @@ class Control:
     def __init__(self, fleet: Fleet, about: dict[str, Any]) -> None:
         self._fleet = fleet
         self._about = about
+        self._calls: Counter[str] = Counter()
+
+    def count(self, service: str) -> None:
+        """Count one call that came in for a service."""
+        self._calls[service] += 1
 
     async def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
         """HTTP status and value for one request."""
@@ -65,7 +71,11 @@ class Control:
             for account, region in sorted(self._fleet.instances.scopes())
             for item in self._fleet.instances.all(account, region)
         ]
-        return {"settings": self._fleet.settings.as_dict(), "instances": [_shown(item) for item in items]}
+        return {
+            "calls": dict(self._calls),
+            "settings": self._fleet.settings.as_dict(),
+            "instances": [_shown(item) for item in items],
+        }
 
 
 def _shown(item: Instance) -> dict[str, Any]:
