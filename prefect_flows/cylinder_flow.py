@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,12 +24,15 @@ STATE = Path(os.environ.get("SCHED_LOCAL_STATE", HERE.parent / ".sched-local"))
 
 # Before Prefect is imported: its own server, in this process's lifetime, with its database beside the stack's state.
 os.environ.setdefault("PREFECT_HOME", str(STATE / "prefect"))
+Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION", "false")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 from prefect import flow, task  # noqa: E402
+from prefect.client.orchestration import get_client  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
@@ -146,6 +150,12 @@ def laptop_stack(scheduler: str) -> Iterator[None]:
         yield
 
 
+def start_prefect() -> None:
+    """Let Prefect's own server start while the stack is being deployed; the flow then finds it running."""
+    with get_client(sync_client=True) as client:
+        client.api_healthcheck()
+
+
 def main() -> int:
     """Run the flow; 0 if every stage succeeded."""
     parser = argparse.ArgumentParser(description="Run the cylinder-flow pipeline.")
@@ -154,6 +164,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=Path("demo-results"))
     parser.add_argument("--scheduler", default="", help="a deployed scheduler; empty: a laptop stack of its own")
     options = parser.parse_args()
+    threading.Thread(target=start_prefect, daemon=True).start()
     try:
         with ExitStack() as stack:
             if not options.scheduler:
