@@ -12,7 +12,7 @@ import pytest
 from fleet_client import eventually
 
 from sched_plugins import deploy
-from sched_plugins.deploy import StackEvent
+from sched_plugins.deploy import Archive, StackEvent, deployment
 from sched_plugins.deploy import template as templates
 from sched_plugins.deploy.account import Account
 from sched_plugins.deploy.artifacts import bucket_name
@@ -45,6 +45,17 @@ def aws(endpoint: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     yield
     for one in reversed(deploy.list_stacks()):
         deploy.destroy(one.name, delete_data=True)
+
+
+@pytest.fixture(scope="module")
+def archive() -> Archive:
+    return deploy.functions_archive()
+
+
+@pytest.fixture(autouse=True)
+def one_archive(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same package in every deployment, though someone may be editing a file."""
+    monkeypatch.setattr(deployment, "functions_archive", lambda _: archive)
 
 
 @pytest.fixture
@@ -290,3 +301,134 @@ def test_destroy_ends_workers_only_when_agreed(small: None) -> None:
         return str(described["State"]["Name"])
 
     eventually(lambda: instance_state() == "terminated")
+
+
+# The shipped templates.
+
+SCHEDULER_OUTPUTS = {
+    "SchedulerName",
+    "JobQueueUrl",
+    "FinishedQueueUrl",
+    "FailedQueueUrl",
+    "JobTableName",
+    "SlotTableName",
+    "OutputBucketName",
+    "StateMachineArn",
+    "WorkerInstanceProfile",
+    "SubmitFunctionName",
+    "CancelFunctionName",
+    "StartFunctionName",
+    "JobTableReaderPolicyArn",
+    "SubmitterPolicyArn",
+}
+ENVIRONMENT_OUTPUTS = {
+    "EnvironmentName",
+    "SchedulerName",
+    "BucketName",
+    "JobQueueUrl",
+    "FinishedQueueUrl",
+    "FailedQueueUrl",
+    "AutoScalingGroupName",
+    "SubmitFunctionName",
+    "CancelFunctionName",
+    "SubmitterPolicyArn",
+    "ReaderPolicyArn",
+}
+
+
+def group_of(name: str) -> dict[str, Any]:
+    answer = boto3.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=[name])
+    group: dict[str, Any] = answer["AutoScalingGroups"][0]
+    return group
+
+
+def in_service(name: str) -> list[str]:
+    return [m["InstanceId"] for m in group_of(name)["Instances"] if m["LifecycleState"] == "InService"]
+
+
+def test_shipped_templates_from_first_deployment_to_nothing_left(aws: None) -> None:
+    before = names_of_everything()
+    scheduler = deploy.deploy_scheduler("sim", tags={"team": "cfd"})
+    assert scheduler.outputs.keys() >= SCHEDULER_OUTPUTS
+    assert deploy.deploy_scheduler("sim").outcome == "unchanged"
+
+    environment = deploy.deploy_environment("flow", scheduler="sim", parameters={"max-workers": 2})
+    assert environment.outputs.keys() >= ENVIRONMENT_OUTPUTS
+    assert deploy.deploy_environment("flow", scheduler="sim").outcome == "unchanged"
+    assert group_of(environment.outputs["AutoScalingGroupName"])["MaxSize"] == 2
+
+    planned = deploy.deploy_environment("flow", scheduler="sim", parameters={"max-workers": 3}, plan_only=True)
+    assert "AWS::AutoScaling::AutoScalingGroup" in {change.type for change in planned.changes}
+    assert group_of(environment.outputs["AutoScalingGroupName"])["MaxSize"] == 2
+    changed = deploy.deploy_environment("flow", scheduler="sim", parameters={"max-workers": 3})
+    assert changed.outcome == "updated"
+    assert group_of(environment.outputs["AutoScalingGroupName"])["MaxSize"] == 3
+
+    for one in (scheduler, environment):
+        for function in (one.outputs["SubmitFunctionName"], one.outputs["CancelFunctionName"]):
+            answer = boto3.client("lambda").invoke(
+                FunctionName=function, Payload=json.dumps({"jobs": [], "job_ids": []})
+            )
+            assert json.load(answer["Payload"]) == {"results": []}
+
+    deploy.destroy("flow", delete_data=True)
+    deploy.destroy("sim", delete_data=True)
+    assert names_of_everything() == before
+
+
+def test_destroying_an_environment_ends_its_protected_workers_only_when_agreed(aws: None) -> None:
+    deploy.deploy_scheduler("sim")
+    name = deploy.deploy_environment("flow", scheduler="sim").outputs["AutoScalingGroupName"]
+    scaling, ec2 = boto3.client("autoscaling"), boto3.client("ec2")
+    scaling.set_desired_capacity(AutoScalingGroupName=name, DesiredCapacity=2)
+    members = eventually(lambda: (m := in_service(name))[1:] and m)
+    scaling.set_instance_protection(AutoScalingGroupName=name, InstanceIds=members, ProtectedFromScaleIn=True)
+    with pytest.raises(Conflict, match=r"the environment 'flow' has 2 worker\(s\) at work"):
+        deploy.destroy("flow")
+    assert len(group_of(name)["Instances"]) == 2
+    deploy.destroy("flow", delete_data=True)
+    states = {
+        instance["State"]["Name"]
+        for reservation in ec2.describe_instances(InstanceIds=members)["Reservations"]
+        for instance in reservation["Instances"]
+    }
+    assert states <= {"shutting-down", "terminated"}
+
+
+def test_a_package_can_be_launched_without_this_package(aws: None, tmp_path: Path) -> None:
+    written = deploy.package(tmp_path / "bundle")
+    deploy.package(tmp_path / "bundle")  # replaces the first
+    s3, cloudformation = boto3.client("s3"), boto3.client("cloudformation")
+    s3.create_bucket(Bucket="shared")
+    s3.upload_file(str(written.archive), "shared", "here/code.zip")
+    s3.upload_file(str(written.scheduler), "shared", "template.yaml")
+    try:
+        cloudformation.create_stack(
+            StackName="theirs",
+            TemplateURL=f"{s3.meta.endpoint_url}/shared/template.yaml",
+            Parameters=[
+                {"ParameterKey": "CodeBucket", "ParameterValue": "shared"},
+                {"ParameterKey": "CodeKey", "ParameterValue": "here/code.zip"},
+            ],
+            Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
+        )
+        cloudformation.get_waiter("stack_create_complete").wait(StackName="theirs", WaiterConfig={"Delay": 1})
+        found = deploy.find_scheduler("theirs")
+        assert found.parameters["PythonRuntime"] == written.target.runtime
+        answer = boto3.client("lambda").invoke(
+            FunctionName=found.outputs["SubmitFunctionName"], Payload=json.dumps({"jobs": []})
+        )
+        assert json.load(answer["Payload"]) == {"results": []}
+    finally:
+        deploy.destroy("theirs", delete_data=True)
+        for entry in s3.list_objects_v2(Bucket="shared").get("Contents", []):
+            s3.delete_object(Bucket="shared", Key=entry["Key"])
+        s3.delete_bucket(Bucket="shared")
+
+
+def test_a_package_does_not_replace_someone_elses_folder(tmp_path: Path) -> None:
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "functions/precious.txt").write_text("x")
+    with pytest.raises(DeployError, match=r"functions is there and was not written by sched\. Choose another folder"):
+        deploy.package(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["functions"]

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from sched_plugins.deploy import archive as archives
-from sched_plugins.deploy import cache
+from sched_plugins.deploy import cache, template
 from sched_plugins.deploy.archive import Archive, Target, functions_archive
+from sched_plugins.deploy.template import Kind
 from sched_plugins.errors import DeployError, InvalidSettings
 
 SOURCE = Path(archives.__file__).parents[1]
@@ -258,3 +259,14 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     archive = Archive({"a.py": b"1"}, Target.here())
     assert archive.zipped() == archive._zipped()
+
+
+@pytest.mark.parametrize("kind", ["scheduler", "environment"])
+def test_every_handler_of_a_template_is_in_the_archive(kind: Kind, zipped: bytes) -> None:
+    resources = template.load(kind)["Resources"].values()
+    handlers = {r["Properties"]["Handler"] for r in resources if r["Type"] == "AWS::Serverless::Function"}
+    assert handlers
+    with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
+        for handler in handlers:
+            module, _, name = handler.rpartition(".")
+            assert f"\ndef {name}(" in archive.read(module.replace(".", "/") + ".py").decode()

@@ -93,19 +93,13 @@ class Archive:
             whole.update(f"{name}\0{hashlib.sha256(self.files[name]).hexdigest()}\n".encode())
         return whole.hexdigest()
 
-    def compiled(self) -> dict[str, bytes]:
-        """The files with their byte code, where the running interpreter is the target's.
-
-        A function's folder is read-only on Lambda, so Python would compile every module at each cold start.
-        """
-        return {**self.files, **_byte_code(self.files)} if self.target == Target.here() else self.files
-
     def zipped(self) -> bytes:
         """The zip archive: sorted names, one time for all, readable by Lambda's user."""
         return cache.kept("functions", self.digest, ".zip", self._zipped)
 
     def _zipped(self) -> bytes:
-        files = self.compiled()
+        # Lambda's copy is read-only, so without byte code Python would compile every module at each cold start.
+        files = {**self.files, **_byte_code(self.files)} if self.target == Target.here() else self.files
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in sorted(files):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,18 +59,12 @@ def package(destination: Path | str, *, target: Target | None = None) -> Bundle:
         for path, text in texts.items():
             path.write_text(text, encoding="utf-8")
         written.archive.write_bytes(archive.zipped())
-        _unpack(archive.compiled(), written.functions)
+        shutil.rmtree(written.functions, ignore_errors=True)
+        with zipfile.ZipFile(written.archive) as packed:
+            packed.extractall(written.functions)
     except OSError as error:
         raise DeployError(f"cannot write to {folder}: {error.strerror or error}. Choose another folder.") from error
     return written
-
-
-def _unpack(files: dict[str, bytes], folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
 
 
 def _portable(template: dict[str, Any], code: dict[str, Any], target: Target) -> dict[str, Any]:

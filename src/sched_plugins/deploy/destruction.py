@@ -136,22 +136,37 @@ class _Group:
         return [member for group in groups for member in group["Instances"]]
 
     def end(self) -> None:
-        """Let no new instance start, end those that there are, and wait for that: they may still write."""
+        """Let no new instance start, end those that there are, and wait for that: they may still write.
+
+        Protection is taken away again and again, since a worker that has just started is given it.
+        """
         with translated(f"emptying the group {self._name!r}"):
             self._client.update_auto_scaling_group(
                 AutoScalingGroupName=self._name, MinSize=0, MaxSize=0, DesiredCapacity=0
             )
-            instances = self.instances()
-            for start in range(0, len(instances), _PROTECTION_BATCH):
-                self._client.set_instance_protection(
-                    AutoScalingGroupName=self._name,
-                    InstanceIds=instances[start : start + _PROTECTION_BATCH],
-                    ProtectedFromScaleIn=False,
-                )
         for _ in looks():
-            if not self._members():
+            members = self._members()
+            if not members:
                 return
+            # Auto Scaling refuses to touch the protection of an instance in any other state.
+            ready = [member for member in members if member["LifecycleState"] == "InService"]
+            self._unprotect([member["InstanceId"] for member in ready if member["ProtectedFromScaleIn"]])
         raise DeployError(f"the instances of the group {self._name!r} do not end. Terminate them, and try again.")
+
+    def _unprotect(self, instances: list[str]) -> None:
+        from botocore.exceptions import ClientError
+
+        for start in range(0, len(instances), _PROTECTION_BATCH):
+            with translated(f"emptying the group {self._name!r}"):
+                try:
+                    self._client.set_instance_protection(
+                        AutoScalingGroupName=self._name,
+                        InstanceIds=instances[start : start + _PROTECTION_BATCH],
+                        ProtectedFromScaleIn=False,
+                    )
+                except ClientError as error:
+                    if error.response["Error"]["Code"] != "ValidationError":  # one has ended meanwhile: look again
+                        raise
 
     @property
     def _client(self) -> Any:
