@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
@@ -149,6 +150,31 @@ def test_reading_ends_at_the_first_place_found(monkeypatch: pytest.MonkeyPatch) 
     assert places == [20]
 
 
+class Endless:
+    """A body that is never held whole: so many bytes, made as they are read."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def read(self, size: int) -> bytes:
+        given = min(size, self._left)
+        self._left -= given
+        return b"." * given
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def test_a_large_object_is_never_held_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.limits, "OUTPUT_CHUNK", 64 * limits.KIB)
+    objects = streamed(Endless(16 * limits.MIB), 16 * limits.MIB)
+    tracemalloc.start()
+    assert objects.contains(URI, "needle" * 100) is False
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * limits.MIB
+
+
 def scripted(*replies: Reply | Exception) -> tuple[S3Objects, Wire]:
     """Objects whose requests meet these replies."""
     clients = make_clients()
@@ -161,6 +187,12 @@ def test_a_refusal_is_not_absence() -> None:
         objects.metadata(URI)
     with pytest.raises(AccessRefused):
         objects.tail(URI, 10)
+
+
+def test_an_empty_object_has_no_range_and_an_empty_end() -> None:
+    objects, wire = scripted(reply("<Error><Code>InvalidRange</Code><Message>no</Message></Error>", 416))
+    assert objects.tail(URI, 10) == ""
+    assert wire.requests[0].headers["Range"] in ("bytes=-10", b"bytes=-10")
 
 
 def test_an_answer_that_never_came_is_not_absence() -> None:

@@ -151,6 +151,15 @@ def test_a_known_queue_is_not_looked_up_again() -> None:
     assert wire.is_done()
 
 
+def test_a_queue_of_another_account_is_asked_for_by_its_owner() -> None:
+    clients = make_clients()
+    empty = reply({"Attributes": {"ApproximateNumberOfMessages": "0"}})
+    wire = Wire(clients.sqs("us-east-2"), reply({"QueueUrl": "https://theirs"}), empty)
+    SqsQueues(SETTINGS, clients).waiting("arn:aws:sqs:us-east-2:210987654321:theirs")
+    assert wire.bodies[0] == {"QueueName": "theirs", "QueueOwnerAWSAccountId": "210987654321"}
+    assert wire.bodies[1]["QueueUrl"] == "https://theirs"
+
+
 def sent(*failed: dict[str, Any], forgotten: tuple[int, ...] = ()) -> Reply:
     """SendMessageBatch that answers for all but what failed or was forgotten."""
 
