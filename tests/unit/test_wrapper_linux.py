@@ -21,7 +21,7 @@ LEFTOVERS = (
     # in the job's session; in a session of its own; in the job's session with an empty environment and its own group
     "(echo $$ >/dev/null; exec sh -c 'echo $$ >\"$OUT/child\"; exec sleep 300') >/dev/null 2>&1 &",
     "setsid sh -c 'echo $$ >\"$OUT/session\"; exec sleep 300' >/dev/null 2>&1 &",
-    "env -i bash -mc 'sh -c \"echo \\$\\$ >$0/bare; exec sleep 300\" & wait' \"$OUT\" >/dev/null 2>&1 &",
+    "env -i bash -c 'set -m; sh -c \"echo \\$\\$ >$0/bare; exec sleep 300\" & wait' \"$OUT\" >/dev/null 2>&1 &",
     'while [ ! -s "$OUT/child" ] || [ ! -s "$OUT/session" ] || [ ! -s "$OUT/bare" ]; do sleep 0.02; done',
 )
 NAMES = ("child", "session", "bare")
@@ -102,6 +102,30 @@ def test_a_second_start_ends_the_first_which_still_runs(worker: Worker, out: Pat
         assert end_of(first).code == 128 + signal.SIGKILL
     assert not (out / "end").exists()
     until(lambda: not list(worker.work.iterdir()), "the first start's directory is removed")
+
+
+def test_a_second_start_after_a_reboot_removes_what_the_first_left(worker: Worker, out: Path) -> None:
+    with reaped(worker.start('echo $$ >"$OUT/job"', "sleep 300")), reaped(stranger()) as other:
+        pids(out, "job")
+        os.killpg(guard_of(worker), signal.SIGKILL)
+        (marker,) = (worker.state / "attempts").iterdir()
+        (marker / "session").write_text(f"{other.pid} another-boot\n")
+        assert worker.run("echo ran").code == wrapper.ALREADY_STARTED
+        assert is_alive(other.pid)
+    assert list(worker.work.iterdir()) == []
+
+
+def guard_of(worker: Worker) -> int:
+    """The guard's process group; its command line names the worker's directory."""
+    return next(
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if bytes(worker.root) in _bytes(path) and b"\0guard\0" in _bytes(path)
+    )
+
+
+def stranger() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sleep", "300"], process_group=0)
 
 
 def test_a_first_start_overtaken_before_its_job_ran_does_not_run_it(worker: Worker) -> None:

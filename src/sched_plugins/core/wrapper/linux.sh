@@ -1,9 +1,9 @@
 # The wrapper of one attempt, for any POSIX shell. The functions come first, so that the guard, which reads this
 # file too, reads none of the attempt's values; those are appended, and after them "main".
 #
-#   run                     the attempt
-#   run guard LIMIT PID DIRECTORY     what outlives a killed wrapper
-#   again DIRECTORY         the agent has run the document a second time
+#   run                             the attempt
+#   run guard LIMIT PID DIRECTORY   what outlives a killed wrapper; DIRECTORY is to be removed
+#   again MARKER                    the agent has run the document a second time
 
 dir=${0%/*}
 key=${dir##*/}
@@ -38,7 +38,7 @@ kill_all() {
 tidy() {
     cd /
     set -- "$dir/run" "$dir/script" "$dir/alive" "$dir/session" "$dir/metrics" \
-        "$dir/before" "$dir/after" "$dir/list" "$dir/log" "$dir/matches"
+        "$dir/own" "$dir/before" "$dir/after" "$dir/list" "$dir/log" "$dir/matches"
     rm -rf -- ${own:+"$own"} "$@" 2>/dev/null || {
         chmod -R u+rwx -- "$own"
         rm -rf -- "$own" "$@"
@@ -143,10 +143,16 @@ stopped() {
 # a first start whose environment does not name the attempt yet.
 again() {
     : >"$dir/over"
-    if read -r session boot <"$dir/session" && read -r now </proc/sys/kernel/random/boot_id; then
-        [ "$boot" = "$now" ] || session=
-    fi 2>/dev/null
+    if [ -e "$dir/session" ] && [ -r /proc/sys/kernel/random/boot_id ]; then
+        read -r session boot <"$dir/session"
+        read -r now </proc/sys/kernel/random/boot_id
+        [ "$boot" = "$now" ] || session= # before the reboot it was another process
+    fi
     kill_all
+    if [ -e "$dir/own" ]; then # a reboot left it
+        own=$(cat "$dir/own")
+        tidy
+    fi
     say "this attempt was started on this worker before: it is not started again, and what was left of it is killed"
     exit 221
 }
@@ -166,7 +172,9 @@ make_directory() { # the directory in which the job runs
         work=${directory%/}/sched-$key
         mkdir -m 700 -- "$work" || fail 225 "the directory $work could not be made"
         own=$work
+        printf %s "$own" >"$dir/own"
     fi
+    cd -- "$work" || fail 225 "the working directory $work cannot be entered"
 }
 
 # launch_with ASSIGNMENT... COMMAND...: becomes the job, in a session of its own. "launch", one of the attempt's values,
@@ -189,12 +197,12 @@ run_job() {
     fi
     (
         trap - TERM INT HUP QUIT
-        cd -- "$work" || exit 225
         launch "$@"
     ) </dev/null 9>&- &
     session=$!
-    read -r boot </proc/sys/kernel/random/boot_id
-    echo "$session ${boot:-}" >"$dir/session"
+    boot=
+    [ ! -r /proc/sys/kernel/random/boot_id ] || read -r boot </proc/sys/kernel/random/boot_id
+    echo "$session $boot" >"$dir/session"
     echo start >&9
     wait "$session" 2>/dev/null
     code=$? reason= exit=
