@@ -47,6 +47,8 @@ def _event(kind: str, detail: dict[str, Any]) -> dict[str, Any]:
 
 def _attached(worker_id: str, queue: str) -> dict[str, Any]:
     worker = world().workers.described([worker_id])[worker_id]
+    if worker.state is InstanceState.GONE:
+        raise NotFound(f"EC2 knows no instance {worker_id}; check the id")
     if worker.state not in _ALIVE:
         raise NotFound(f"instance {worker_id} is {worker.state}; attach one that is pending or running")
     world().queues.waiting(queue)  # Says so if there is no such queue.
