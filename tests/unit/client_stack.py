@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +16,11 @@ import pytest
 from aws_tables import create_tables
 from moto import mock_aws
 
+from sched_plugins.aws import world
+from sched_plugins.aws.clients import Clients
 from sched_plugins.aws.settings import Settings
 from sched_plugins.client import SchedulerClient
+from sched_plugins.client.retry import Clock
 from sched_plugins.core import write
 from sched_plugins.core.record import AttemptEntry, JobRecord
 from sched_plugins.core.state import Status
@@ -38,9 +42,9 @@ class InProcessLambda:
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.functions: dict[str, Function] = {
-            f"{NAME}-submit": lambda event: submit.handler(event, _CONTEXT),  # type: ignore[arg-type]
-            f"{NAME}-cancel": lambda event: cancel.handler(event, _CONTEXT),  # type: ignore[arg-type]
-            f"{NAME}-start": lambda event: start.handler(event, _CONTEXT),  # type: ignore[arg-type]
+            f"{NAME}-submit": lambda event: submit.handler(event, _CONTEXT),
+            f"{NAME}-cancel": lambda event: cancel.handler(event, _CONTEXT),
+            f"{NAME}-start": lambda event: start.handler(event, _CONTEXT),
         }
         self.first: list[Answer | None] = []
         """What comes in place of the first answers: an exception is raised, None stands for the function itself."""
@@ -57,17 +61,62 @@ class InProcessLambda:
         return {"StatusCode": 200, "Payload": io.BytesIO(json.dumps(answer).encode()), **failed}
 
 
+class VirtualTime:
+    """Time that passes by sleeping alone; what a test puts into ``then`` happens during the next sleeps."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.then: list[Callable[[], Any]] = []
+
+    def now(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += max(seconds, 0.001)
+        if self.then:
+            self.then.pop(0)()
+
+    def govern(self, clock: Clock) -> None:
+        """Replace a client's clock by this one."""
+        clock.now = self.now  # type: ignore[method-assign]
+        clock.sleep = self.sleep  # type: ignore[method-assign]
+
+
+class Stacks(dict[str, dict[str, Any]]):
+    """Plays CloudFormation's DescribeStacks: stacks by name, each with outputs and parameters."""
+
+    def add(self, name: str, outputs: Mapping[str, str], parameters: Mapping[str, str], status: str = "") -> None:
+        self[name] = {
+            "StackName": name,
+            "StackStatus": status or "CREATE_COMPLETE",
+            "Outputs": [{"OutputKey": key, "OutputValue": value} for key, value in outputs.items()],
+            "Parameters": [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        }
+
+    def answer(self, params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]]:
+        """What botocore takes for the service's reply."""
+        name = params["body"].get("StackName")
+        if name is not None and name not in self:
+            message = f"Stack with id {name} does not exist"
+            error = {"Code": "ValidationError", "Message": message}
+            return SimpleNamespace(status_code=400), {"Error": error, "ResponseMetadata": {"HTTPStatusCode": 400}}
+        found = [self[name]] if name else list(self.values())
+        return SimpleNamespace(status_code=200), {"Stacks": found, "ResponseMetadata": {"HTTPStatusCode": 200}}
+
+
 class ClientStack:
     """One scheduler."""
 
-    def __init__(self) -> None:
+    def __init__(self, stacks: Stacks) -> None:
+        self.stacks = stacks
         self.functions = InProcessLambda()
-        self.client = self.adopt(SchedulerClient(NAME, region=REGION))
+        self.clock = VirtualTime()
+        self.client = self.adopt(SchedulerClient(NAME, session=session()))
 
     def adopt(self, client: Any) -> Any:
-        """Let a client call the functions of this stack, and not sleep."""
+        """Let a client call the functions of this stack, in virtual time."""
         client.connection._clients["lambda"] = self.functions
-        client._sleep = lambda seconds: None
+        self.clock.govern(client.clock)
         return client
 
     @property
@@ -95,6 +144,12 @@ class ClientStack:
         return tuple(AttemptEntry(number, "over", stdout_uri=uri) for number, uri in enumerate(uris, 1))
 
 
+@cache
+def session() -> boto3.Session:
+    """One for all tests: it reads the services' descriptions, and that takes longer than a test."""
+    return boto3.Session(region_name=REGION, aws_access_key_id="test", aws_secret_access_key="test")
+
+
 @contextmanager
 def client_stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientStack]:
     """A scheduler for the length of a test."""
@@ -106,10 +161,14 @@ def client_stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientStack]:
     }  # fmt: skip
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(world, "Clients", lambda: Clients(session()))
     process.world.cache_clear()
     with mock_aws():
-        create_tables(boto3.client("dynamodb"), Settings.of(NAME))
-        place = {"LocationConstraint": REGION}
-        boto3.client("s3").create_bucket(Bucket="out", CreateBucketConfiguration=place)  # type: ignore[typeddict-item]
-        yield ClientStack()
+        create_tables(session().client("dynamodb"), Settings.of(NAME))
+        stacks = Stacks()
+        session().events.register("before-call.cloudformation.DescribeStacks", stacks.answer)
+        try:
+            yield ClientStack(stacks)
+        finally:
+            session().events.unregister("before-call.cloudformation.DescribeStacks", stacks.answer)
     process.world.cache_clear()

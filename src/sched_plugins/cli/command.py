@@ -165,8 +165,15 @@ def _carry_out(function: Callable[..., int | None], shell: Shell, values: Mappin
     except SchedulerError as error:
         if shell.debug:
             raise
-        shell.output.error(str(error), type(error).__name__)
+        shell.output.error(error)
         return of_error(error)
+    except BrokenPipeError:
+        raise  # Whoever read our output has gone (`sched list | head`); typer ends us quietly.
+    except Exception as error:
+        if shell.debug:
+            raise
+        shell.output.complain(f"unexpected {type(error).__name__}: {error}. This is a bug; --debug shows where it is.")
+        return ExitCode.FAILED
     except KeyboardInterrupt:
         sys.stderr.write("\n")
         shell.output.say(f"interrupted{'; ' + shell.on_interrupt if shell.on_interrupt else ''}")

@@ -10,7 +10,7 @@ import typer
 
 from sched_plugins.cli.command import EnvironmentName, SchedulerName, Shell, command
 from sched_plugins.cli.exit_codes import ExitCode, of_error, worst
-from sched_plugins.cli.output import duration
+from sched_plugins.cli.output import duration, told
 from sched_plugins.cli.waiting import wait_for
 from sched_plugins.errors import InvalidInput, JobNotFound
 
@@ -37,14 +37,17 @@ def status(shell: Shell, jobs: Jobs, scheduler: SchedulerName = None, environmen
     missing = [job_id for job_id in jobs if job_id not in found]
     if missing and len(jobs) == 1:
         raise JobNotFound(_not_there(missing[0]))
-    documents = [plain(found[job_id]) for job_id in jobs if job_id in found]
+    documents = [
+        plain(found[job_id]) if job_id in found else {"job_id": job_id, **told(JobNotFound(_not_there(job_id)))}
+        for job_id in jobs
+    ]
     shell.output.document(documents[0] if len(jobs) == 1 else documents)
     if len(jobs) == 1:
         _show(shell, found[jobs[0]])
     elif found:
         _table(shell, [found[job_id] for job_id in jobs if job_id in found])
     for job_id in missing:
-        shell.output.say(f"error: {_not_there(job_id)}", "red")
+        shell.output.complain(_not_there(job_id))
     return ExitCode.NOT_FOUND if missing else ExitCode.SUCCEEDED
 
 
@@ -116,9 +119,8 @@ def cancel(
     documents: list[dict[str, Any]] = []
     for answer in answers:
         if answer.error is not None:
-            shell.output.say(f"error: {answer.error}", "red")
-            told: dict[str, Any] = {"type": type(answer.error).__name__, "message": str(answer.error)}
-            documents.append({"job_id": answer.job_id, "error": told})
+            shell.output.complain(str(answer.error))
+            documents.append({"job_id": answer.job_id, **told(answer.error)})
             continue
         documents.append({"job_id": answer.job_id, "outcome": answer.outcome, "status": answer.status})
         shell.output.line(f"{answer.job_id} {_cancelled(answer.outcome, answer.status)}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -59,9 +57,4 @@ app.add_typer(laptop.app, name="local")
 
 def run() -> None:
     """The entry point."""
-    try:
-        app(prog_name="sched")
-    except BrokenPipeError:
-        # Whoever read our output has gone (`sched list | head`); what is left in the buffer must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + 13)
+    app(prog_name="sched")

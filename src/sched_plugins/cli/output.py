@@ -36,9 +36,7 @@ class Output:
     def _out(self) -> Console:
         from rich.console import Console
 
-        # A pipe has no width: what reads it gets whole lines.
-        width = None if sys.stdout.isatty() else 100_000
-        return Console(file=sys.stdout, width=width, highlight=False, soft_wrap=False, emoji=False, markup=False)
+        return Console(file=sys.stdout, highlight=False, emoji=False, markup=False)
 
     @cached_property
     def _err(self) -> Console:
@@ -58,11 +56,15 @@ class Output:
             sys.stdout.write(json.dumps(value, indent=2, default=_plain, ensure_ascii=False) + "\n")
             sys.stdout.flush()
 
-    def error(self, message: str, kind: str) -> None:
+    def error(self, error: Exception) -> None:
         """Why the command ends: one line on stderr; with ``--json`` also as its document."""
-        self.say(f"error: {message}", "red")
+        self.complain(str(error))
         if not self._written:
-            self.document({"error": {"type": kind, "message": message}})
+            self.document(told(error))
+
+    def complain(self, message: str) -> None:
+        """What went wrong, as one line on stderr."""
+        self.say(f"error: {message}", "red")
 
     def line(self, text: str) -> None:
         """A line of the command's result, for people."""
@@ -92,6 +94,14 @@ class Output:
         listed = [[cell(value) for value in row] for row in rows]
         if not listed:
             self.say(empty or "nothing to show")
+            return
+        if not sys.stdout.isatty():
+            # What reads a pipe gets whole lines, however wide.
+            widths = [max(map(len, column)) for column in zip(columns, *listed, strict=True)]
+            for line in ([*columns], *listed):
+                padded = (text.replace("\n", " ").ljust(width) for text, width in zip(line, widths, strict=True))
+                sys.stdout.write("  ".join(padded).rstrip() + "\n")
+            sys.stdout.flush()
             return
         from rich.table import Table
         from rich.text import Text
@@ -136,6 +146,11 @@ class Output:
         with Progress(*columns, console=self._err, transient=True) as progress:
             progress.add_task(label, total=None)
             yield progress
+
+
+def told(error: Exception) -> dict[str, Any]:
+    """An error as JSON types."""
+    return {"error": {"type": type(error).__name__, "message": str(error)}}
 
 
 class Status:

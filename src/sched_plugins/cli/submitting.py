@@ -11,6 +11,7 @@ import typer
 from sched_plugins.cli.command import EnvironmentName, SchedulerName, Shell, command
 from sched_plugins.cli.exit_codes import ExitCode, of_error, worst
 from sched_plugins.cli.following import follow_to_end
+from sched_plugins.cli.output import told
 from sched_plugins.cli.waiting import wait_for
 from sched_plugins.errors import InvalidInput
 
@@ -115,7 +116,7 @@ def given_options(given: dict[str, Any], document: str, retry: int) -> dict[str,
 def _refused(shell: Shell, answer: Submitted) -> ExitCode:
     if answer.error is None:
         return ExitCode.SUCCEEDED
-    shell.output.say(f"error: {answer.job_id!r} was not accepted: {answer.error}", "red")
+    shell.output.complain(f"{answer.job_id!r} was not accepted: {answer.error}")
     return of_error(answer.error)
 
 
@@ -141,10 +142,10 @@ def _report(shell: Shell, answers: list[Submitted], where: str, *, single: bool)
 
 def plain(answer: Submitted) -> dict[str, Any]:
     """One answer as JSON types."""
-    told: dict[str, Any] = {"job_id": answer.job_id, "run_id": answer.run_id}
+    known: dict[str, Any] = {"job_id": answer.job_id, "run_id": answer.run_id}
     if answer.error is not None:
-        return {**told, "error": {"type": type(answer.error).__name__, "message": str(answer.error)}}
-    return {**told, "outcome": str(answer.outcome), "status": answer.status}
+        return {**known, **told(answer.error)}
+    return {**known, "outcome": str(answer.outcome), "status": answer.status}
 
 
 def _commands(words: list[str], script: Path | None, document: str) -> list[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sched_plugins.cli.command import Shell
-from sched_plugins.cli.exit_codes import ExitCode, of_error, of_statuses, worst
-from sched_plugins.cli.output import duration
+from sched_plugins.cli.exit_codes import of_error, of_statuses, worst
+from sched_plugins.cli.output import duration, told
 from sched_plugins.errors import SchedulerError, WaitTimeout
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ def describe(job: Job) -> str:
 def ended_line(job: Job) -> str:
     """How a job ended, in a line."""
     took = duration(job.started_at, job.finished_at)
-    code = "" if job.exit_code is None else f", exit code {job.exit_code}"
+    said = "exit code" in job.status_reason
+    code = "" if job.exit_code is None or said else f", exit code {job.exit_code}"
     why = f": {job.status_reason}" if job.status_reason else ""
     retries = f", retries {job.retries} of {job.spec.retry}" if job.spec.retry else ""
     return f"{job.job_id} {job.status}{f' after {took}' if took else ''}{code}{retries}{why}"
@@ -41,43 +42,49 @@ def wait_for(
     single: bool,
 ) -> int:
     """Wait for these runs, show how each ends, and tell by the exit code how they did."""
-    from sched_plugins.client import plain
     from sched_plugins.client.waiting import result
 
     output = shell.output
     ended: dict[Run, Job] = {}
-    errors: list[SchedulerError] = []
+    errors: dict[Run, SchedulerError] = {}
     counts: Counter[str] = Counter()
     jobs = "the job goes on" if len(runs) == 1 else "the jobs go on"
     shell.on_interrupt = f"{jobs}; `sched wait` waits again, `sched cancel` ends {'it' if len(runs) == 1 else 'them'}"
     try:
         with output.working(f"waiting for {len(runs)} job(s)") as status:
 
-            def told(job: Job) -> None:
+            def changed(job: Job) -> None:
                 if len(runs) == 1:
                     status.update(describe(job))
 
-            for one in client.watch(runs, timeout=timeout, on_change=told):
+            for one in client.watch(runs, timeout=timeout, on_change=changed):
                 try:
                     job = ended[one.run] = result(one)
                 except SchedulerError as error:
-                    errors.append(error)
-                    output.say(f"error: {error}", "red")
+                    if single:
+                        raise
+                    errors[one.run] = error
+                    output.complain(str(error))
                     continue
                 counts[str(job.status)] += 1
                 output.line(ended_line(job))
                 if len(runs) > 1 and output.is_interactive:
                     summary = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
                     status.update(f"{len(ended)} of {len(runs)} ended: {summary}")
-    except WaitTimeout:
-        if not output.as_json:
-            raise
-        output.say(f"error: after {timeout:g} s {len(runs) - len(ended)} job(s) had not ended; {jobs}", "red")
-        errors.append(WaitTimeout(""))
-        present = client.get_many([run.job_id for run in runs])
-        ended |= {run: present[run.job_id] for run in runs if run not in ended and run.job_id in present}
-    documents = [plain(ended[run]) if run in ended else {"job_id": run.job_id, "status": None} for run in runs]
+    except WaitTimeout as error:
+        late = [run for run in runs if run not in ended and run not in errors]
+        errors |= dict.fromkeys(late, error)
+        output.complain(str(error))
+    documents = [_document(run, ended.get(run), errors.get(run)) for run in runs]
     output.document(documents[0] if single else documents)
     if errors:
-        return worst(of_error(error) for error in errors)
-    return ExitCode(of_statuses(job.status for job in ended.values()))
+        return worst(of_error(error) for error in errors.values())
+    return of_statuses(job.status for job in ended.values())
+
+
+def _document(run: Run, job: Job | None, error: SchedulerError | None) -> dict[str, Any]:
+    from sched_plugins.client import plain
+
+    if job is not None:
+        return plain(job)
+    return {"job_id": run.job_id, **(told(error) if error else {})}

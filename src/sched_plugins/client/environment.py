@@ -15,7 +15,7 @@ from sched_plugins.client.jobs import JobClient, checked
 from sched_plugins.client.submission import Submitted, new_run_id
 from sched_plugins.client.transfer import Item, ProgressCallback, Transfer
 from sched_plugins.core import names
-from sched_plugins.errors import EnvironmentNotFound, InvalidInput, NotFound
+from sched_plugins.errors import EnvironmentNotFound, InvalidInput, NotFound, NotPermitted
 
 if TYPE_CHECKING:
     import boto3
@@ -94,7 +94,10 @@ class EnvironmentClient(JobClient):
         target = uploads.folder_prefix(local, prefix)
         items = uploads.plan(local, executable, target, self.trigger_suffix, several=several)
         job_id = f"s3://{self.bucket}/{items[-1].key}"
-        before = self._records.get(job_id)
+        try:
+            before = self._records.get(job_id)
+        except NotPermitted:
+            before = None  # Who may upload need not be one who may read, and so wait.
         uploads.send(self.connection, self.bucket, items, self.trigger_suffix, progress)
         return uploads.Uploaded(
             job_id,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from sched_plugins.client import results, waiting
 from sched_plugins.client.connection import Connection
 from sched_plugins.client.logs import LogChunk, Logs, Stream
 from sched_plugins.client.records import Records
+from sched_plugins.client.retry import Clock
 from sched_plugins.client.run import Run
 from sched_plugins.client.submission import Cancellation, JobLike, Requests, Submitted, job_entry
 from sched_plugins.client.transfer import ProgressCallback
@@ -39,15 +39,12 @@ class JobClient:
         self.connection = connection
         self.scheduler = scheduler
         """Name of the scheduler whose jobs these are."""
-        self._sleep: Callable[[float], None] = time.sleep
+        self.clock = clock = Clock()
         self._default_queue = default_queue
         submit, cancel = names.function(owner, "submit"), names.function(owner, "cancel")
-        self._requests = Requests(connection, submit, cancel, missing, self._pause)
-        self._records = Records(connection, scheduler, self._pause)
-        self._logs = Logs(connection, self._records, self._pause)
-
-    def _pause(self, seconds: float) -> None:
-        self._sleep(seconds)
+        self._requests = Requests(connection, submit, cancel, missing, clock)
+        self._records = Records(connection, scheduler, clock)
+        self._logs = Logs(connection, self._records, clock)
 
     # Submit and cancel
 
@@ -198,9 +195,9 @@ class JobClient:
         Raises:
             WaitTimeout: as for :meth:`wait`.
         """
-        watch = Watch(self._records, on_change)
+        watch = Watch(self._records, self.clock, on_change)
         watch.add(as_run(one) for one in what)
-        return waiting.watching(watch, timeout, self._pause)
+        return waiting.watching(watch, timeout, self.clock)
 
     # Output and results
 
@@ -306,7 +303,7 @@ class JobClient:
 
     def _poller(self) -> waiting.SharedPoller:
         key = (self.scheduler, *self.connection.identity)
-        return waiting.shared_poller(key, lambda: Watch(self._records))
+        return waiting.shared_poller(key, lambda: waiting.SharedPoller(Watch(self._records, self.clock), self.clock))
 
 
 def as_run(what: Waitable) -> Run:
@@ -332,7 +329,9 @@ def plain(job: Job) -> dict[str, Any]:
     item = to_item(job)
     if "stage" in item:
         item["stage"] = job.spec.to_plain()["stage"]
-    return {name: value for name, value in item.items() if name not in _INDEX_KEYS}
+    first = {name: item[name] for name in _FIRST if name in item}
+    return first | {name: value for name, value in item.items() if name not in _INDEX_KEYS}
 
 
+_FIRST = ("job_id", "run_id", "status", "status_reason", "attempt", "losses", "retries", "exit_code")
 _INDEX_KEYS = frozenset({"state_shard", "state_at", "pending_shard", "pending_at", "next_spec"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -11,11 +10,11 @@ from urllib.parse import urlsplit
 
 from sched_plugins.client.connection import Connection
 from sched_plugins.client.records import Records
-from sched_plugins.client.retry import Pace
+from sched_plugins.client.retry import Clock, Pace
 from sched_plugins.core import limits
 from sched_plugins.core.record import AttemptEntry, JobRecord
 from sched_plugins.core.wrapper.trailer import TRAILER
-from sched_plugins.errors import InvalidInput, JobNotFound, NotFound, WaitTimeout
+from sched_plugins.errors import InvalidInput, JobNotFound, NotFound, NotPermitted, WaitTimeout
 
 Stream = Literal["stdout", "stderr"]
 _CHUNK: Final = limits.MIB
@@ -41,17 +40,10 @@ class Logs:
     after them is shown when the attempt has ended.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        records: Records,
-        sleep: Callable[[float], None] = time.sleep,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, connection: Connection, records: Records, clock: Clock) -> None:
         self._connection = connection
         self._records = records
-        self._sleep = sleep
-        self._monotonic = monotonic
+        self._clock = clock
 
     def read(self, job_id: str, stream: Stream, attempt: int | None) -> Iterator[LogChunk]:
         """What an attempt has written so far; of the newest attempt that ran, unless told otherwise.
@@ -89,11 +81,11 @@ class Logs:
         tell = on_change or (lambda _: None)
         job = self._job(job_id)
         tell(job)
-        deadline = None if timeout is None else self._monotonic() + timeout
+        deadline = None if timeout is None else self._clock.now() + timeout
         run_id = run_id or job.run_id
         told = job.attempt - 1 if not job.is_terminal else max((one.attempt for one in job.attempts), default=1) - 1
         shown = ""
-        pace = Pace(_SHORTEST, _LONGEST, self._monotonic)
+        pace = Pace(_SHORTEST, _LONGEST, self._clock)
         while job.run_id == run_id:
             for entry in job.attempts:
                 if entry.attempt > told:
@@ -103,15 +95,18 @@ class Logs:
             if job.is_terminal:
                 return
             if job.is_live:
-                text = self._so_far(job, stream)
+                try:
+                    text = self._so_far(job, stream)
+                except NotPermitted:
+                    text = shown  # Who may not ask Systems Manager reads it when the attempt has ended.
                 common = _shared(shown, text)
                 if common < len(text):
                     yield LogChunk(job.attempt, text[common:])
                     shown = text
                     pace.news()
-            if deadline is not None and self._monotonic() >= deadline:
+            if deadline is not None and self._clock.now() >= deadline:
                 raise WaitTimeout(f"after {timeout:g} s job {job_id!r} had not ended; it goes on")
-            self._sleep(pace.delay())
+            self._clock.sleep(pace.delay())
             before, job = job, self._job(job_id)
             if (before.status, before.attempt, before.run_id) != (job.status, job.attempt, job.run_id):
                 tell(job)

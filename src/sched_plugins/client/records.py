@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import heapq
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from operator import itemgetter
@@ -13,7 +12,7 @@ from typing import Any, Final
 from boto3.dynamodb.types import TypeDeserializer
 
 from sched_plugins.client.connection import Connection
-from sched_plugins.client.retry import Backoff
+from sched_plugins.client.retry import Backoff, Clock
 from sched_plugins.core import limits, names
 from sched_plugins.core.record import JobRecord, from_item, to_text
 from sched_plugins.core.state import LIVE, TERMINAL, Status
@@ -42,9 +41,9 @@ class Records:
     4 shards of each kind, a page each, and one BatchGetItem for 100 candidates.
     """
 
-    def __init__(self, connection: Connection, scheduler: str, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, connection: Connection, scheduler: str, clock: Clock) -> None:
         self._connection = connection
-        self._sleep = sleep
+        self._clock = clock
         self.scheduler = scheduler
         self.table = names.job_table(scheduler)
         self.missing = SchedulerNotFound(
@@ -74,7 +73,7 @@ class Records:
         return found
 
     def _batch(self, job_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-        backoff = Backoff(_PATIENCE, self._sleep)
+        backoff = Backoff(_PATIENCE, self._clock)
         keys = [{"job_id": {"S": job_id}} for job_id in job_ids]
         asked: Mapping[str, Any] = {self.table: {"Keys": keys, "ConsistentRead": True}}
         while True:
@@ -120,9 +119,10 @@ class Records:
         """
         begin = to_text(since) if since else ""
         kinds = [kind for kind, held in KINDS.items() if held & statuses]
-        page = min(_PAGE, limit)
+        narrowed = bool(group or queue) or any(not KINDS[kind] <= statuses for kind in kinds)
+        chunk = min(_PAGE, limit)
         shards = [
-            self._query(kind, shard, begin, newest_first=True, page=page)
+            self._query(kind, shard, begin, newest_first=True, page=_PAGE if narrowed else chunk)
             for kind in kinds
             for shard in range(limits.INDEX_SHARDS)
         ]
@@ -130,7 +130,7 @@ class Records:
         found: list[JobRecord] = []
         # A job that changes its state meanwhile may be seen under both.
         likely = (row for row in rows if _fits(row, group, queue))
-        for ids in _chunks(_distinct(str(row["job_id"]) for row in likely), page):
+        for ids in _chunks(_distinct(str(row["job_id"]) for row in likely), chunk):
             records = self.get_many(ids)
             wanted = (records[job_id] for job_id in ids if job_id in records)
             found += [record for record in wanted if record.status in statuses]

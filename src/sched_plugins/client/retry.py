@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
 from typing import Final
 
 _FIRST: Final = 0.2
 _LONGEST: Final = 5.0
+
+
+class Clock:
+    """Time, in seconds, that only goes forward; a test has one of its own."""
+
+    def now(self) -> float:
+        """Seconds since some moment."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
 
 
 class Backoff:
@@ -16,26 +27,19 @@ class Backoff:
 
     Args:
         patience: seconds after which :meth:`wait` gives up.
-        sleep: how to wait.
-        monotonic: a clock that only goes forward, in seconds.
+        clock: time.
     """
 
-    def __init__(
-        self,
-        patience: float,
-        sleep: Callable[[float], None] = time.sleep,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._sleep = sleep
-        self._monotonic = monotonic
-        self._deadline = monotonic() + patience
+    def __init__(self, patience: float, clock: Clock) -> None:
+        self._clock = clock
+        self._deadline = clock.now() + patience
         self._ceiling = _FIRST
 
     def wait(self) -> bool:
         """Wait before the next try; False, at once, when the patience is over."""
-        if self._monotonic() >= self._deadline:
+        if self._clock.now() >= self._deadline:
             return False
-        self._sleep(random.uniform(0, self._ceiling))  # noqa: S311 - spreads callers in time; no secret
+        self._clock.sleep(random.uniform(0, self._ceiling))  # noqa: S311 - spreads callers in time; no secret
         self._ceiling = min(_LONGEST, 2 * self._ceiling)
         return True
 
@@ -49,24 +53,24 @@ class Pace:
     Args:
         shortest: seconds between two looks, at least.
         longest: seconds between two looks, at most.
-        monotonic: a clock that only goes forward, in seconds.
+        clock: time.
     """
 
     SHARE: Final = 0.1
     JITTER: Final = 0.2
 
-    def __init__(self, shortest: float, longest: float, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, shortest: float, longest: float, clock: Clock) -> None:
         self.shortest = shortest
         self.longest = longest
-        self._monotonic = monotonic
-        self._last_news = monotonic()
+        self._clock = clock
+        self._last_news = clock.now()
 
     def news(self) -> None:
         """Something happened: look more often again."""
-        self._last_news = self._monotonic()
+        self._last_news = self._clock.now()
 
     def delay(self) -> float:
         """Seconds to wait, with 20 % of jitter either way so that many watchers do not look at once."""
-        quiet = self._monotonic() - self._last_news
+        quiet = self._clock.now() - self._last_news
         bounded = min(self.longest, max(self.shortest, self.SHARE * quiet))
         return bounded * random.uniform(1 - self.JITTER, 1 + self.JITTER)  # noqa: S311 - no secret

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from sched_plugins import errors
 from sched_plugins.client.connection import Connection
-from sched_plugins.client.retry import Backoff
+from sched_plugins.client.retry import Backoff, Clock
 from sched_plugins.client.run import Run
 from sched_plugins.core import limits
 from sched_plugins.core.job import LINUX_DOCUMENT, JobSpec, parse_spec
@@ -109,7 +108,7 @@ class Requests:
         submit_function: name of the function that submits.
         cancel_function: name of the function that cancels.
         missing: what to raise when there is no such function.
-        sleep: how to wait between tries.
+        clock: time, for the pauses between tries.
     """
 
     def __init__(
@@ -118,13 +117,13 @@ class Requests:
         submit_function: str,
         cancel_function: str,
         missing: SchedulerError,
-        sleep: Callable[[float], None] = time.sleep,
+        clock: Clock,
     ) -> None:
         self._connection = connection
         self._submit_function = submit_function
         self._cancel_function = cancel_function
         self._missing = missing
-        self._sleep = sleep
+        self._clock = clock
 
     def submit(self, entries: Sequence[Mapping[str, Any]]) -> list[Submitted]:
         """Submit; the results in the order of the entries. Repeats carry the same run ids, so change nothing."""
@@ -166,7 +165,7 @@ class Requests:
         self, asked: Sequence[A], send: Callable[[Sequence[A]], list[R]], failed: Callable[[A, SchedulerError], R]
     ) -> list[R]:
         """Send, and send again what was throttled, busy or left unanswered; the last answer to each, in order."""
-        backoff = Backoff(PATIENCE, self._sleep)
+        backoff = Backoff(PATIENCE, self._clock)
         results: dict[int, R] = {}
         open_, unknown = list(range(len(asked))), 0
         while True:

@@ -44,6 +44,10 @@ class Progress:
 ProgressCallback = Callable[[Progress], None]
 
 
+class Stopped(Exception):
+    """Raised inside transfers that are under way when another one fails or the caller gives up."""
+
+
 class Transfer:
     """Moves files between a folder and a bucket. One call at least for each file, more for large ones.
 
@@ -63,6 +67,7 @@ class Transfer:
         self._files, self._bytes = len(items), sum(item.size for item in items)
         self._files_done = self._bytes_done = 0
         self._lock = threading.Lock()
+        self._stopped = False
         self._config = TransferConfig(max_concurrency=PARTS_AT_ONCE)
 
     def upload(self, items: Sequence[Item], metadata: Mapping[str, str] | None = None) -> None:
@@ -97,6 +102,7 @@ class Transfer:
                     raise Unknown(f"cannot move s3://{self._bucket}/{item.key}: {error}") from error
             self._tell(item, 0, 1)
 
+        self._stopped = False
         pool = ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="sched-transfer")
         try:
             futures = [pool.submit(one, item) for item in items]
@@ -107,10 +113,13 @@ class Transfer:
         except OSError as error:
             raise InvalidInput(f"cannot use {error.filename or 'a file'}: {error.strerror or error}") from error
         finally:
+            self._stopped = True
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _tell(self, item: Item, size: int, files: int) -> None:
         with self._lock:
+            if self._stopped:
+                raise Stopped
             self._bytes_done += size
             self._files_done += files
             if self._progress is not None:

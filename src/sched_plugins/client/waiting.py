@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator
 from typing import Final
 
-from sched_plugins.client.retry import Pace
+from sched_plugins.client.retry import Clock, Pace
 from sched_plugins.client.run import Run, Standing
 from sched_plugins.client.watch import DIRECT, Ended, Watch
 from sched_plugins.core.record import JobRecord
@@ -24,28 +23,23 @@ OUTAGE_PATIENCE: Final = 60.0
 """Seconds for which a wait goes on although looks fail; the first look must succeed."""
 
 
-def watching(
-    watch: Watch,
-    timeout: float | None,
-    sleep: Callable[[float], None] = time.sleep,
-    monotonic: Callable[[], float] = time.monotonic,
-) -> Iterator[Ended]:
+def watching(watch: Watch, timeout: float | None, clock: Clock) -> Iterator[Ended]:
     """What becomes of a watch's runs, as it becomes known; ends when none is left.
 
     Raises:
         WaitTimeout: ``timeout`` seconds have passed; the jobs go on.
     """
-    pace = _Paced(monotonic)
-    deadline = None if timeout is None else monotonic() + timeout
+    pace = _Paced(clock)
+    deadline = None if timeout is None else clock.now() + timeout
     while watch.runs:
         yield from pace.look(watch)
         if not watch.runs:
             return
-        left = None if deadline is None else deadline - monotonic()
+        left = None if deadline is None else deadline - clock.now()
         if left is not None and left <= 0:
             raise WaitTimeout(_still_waiting(watch.runs, timeout or 0.0))
         delay = pace.delay(watch)
-        sleep(delay if left is None else min(delay, left))
+        clock.sleep(delay if left is None else min(delay, left))
 
 
 def _still_waiting(runs: list[Run], timeout: float) -> str:
@@ -59,19 +53,19 @@ def _still_waiting(runs: list[Run], timeout: float) -> str:
 class _Paced:
     """Looks that become rarer while nothing happens, and that bear with short outages."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
-        self._pace = Pace(SHORTEST, LONGEST, monotonic)
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._pace = Pace(SHORTEST, LONGEST, clock)
         self._worked_at: float | None = None
 
     def look(self, watch: Watch) -> list[Ended]:
         try:
             ended = watch.look()
         except (Throttled, Unknown):
-            if self._worked_at is None or self._monotonic() - self._worked_at > OUTAGE_PATIENCE:
+            if self._worked_at is None or self._clock.now() - self._worked_at > OUTAGE_PATIENCE:
                 raise
             return []
-        self._worked_at = self._monotonic()
+        self._worked_at = self._clock.now()
         if ended:
             self._pace.news()
         return ended
@@ -126,8 +120,9 @@ class SharedPoller:
     GATHER: Final = 0.2
     """Seconds."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, clock: Clock) -> None:
         self._watch = watch
+        self._clock = clock
         self._waiters: dict[Run, set[asyncio.Future[Ended]]] = {}
         self._added: list[Run] = []
         self._wake = asyncio.Event()
@@ -151,7 +146,7 @@ class SharedPoller:
                 self._wake.set()
 
     async def _poll(self) -> None:
-        pace = _Paced()
+        pace = _Paced(self._clock)
         while self._waiters:
             # The watch belongs to the looking thread; it is changed only between two looks.
             self._wake.clear()
@@ -186,13 +181,13 @@ class SharedPoller:
 _POLLERS: dict[asyncio.AbstractEventLoop, dict[Hashable, SharedPoller]] = {}
 
 
-def shared_poller(key: Hashable, make: Callable[[], Watch]) -> SharedPoller:
+def shared_poller(key: Hashable, make: Callable[[], SharedPoller]) -> SharedPoller:
     """The running event loop's poller of that key."""
     for loop in [loop for loop in _POLLERS if loop.is_closed()]:
         del _POLLERS[loop]
     pollers = _POLLERS.setdefault(asyncio.get_running_loop(), {})
     if key not in pollers:
-        pollers[key] = SharedPoller(make())
+        pollers[key] = make()
     return pollers[key]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Protocol
 
 from sched_plugins.client.records import Row
+from sched_plugins.client.retry import Clock
 from sched_plugins.client.run import Run, Standing, standing
 from sched_plugins.core import limits
 from sched_plugins.core.record import JobRecord, from_item, to_text, to_time
@@ -59,25 +59,25 @@ class Watch:
 
     Args:
         reader: the job table.
+        clock: time, for the level checks.
         seen: told of each record that was read and differs from when it was last read.
-        monotonic: a clock that only goes forward, in seconds.
     """
 
     def __init__(
         self,
         reader: Reader,
+        clock: Clock,
         seen: Callable[[JobRecord], None] | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reader = reader
         self._seen = seen
-        self._monotonic = monotonic
+        self._clock = clock
         self._runs: dict[str, set[Run]] = {}
         self._fresh: set[str] = set()
         self._cursors: dict[int, str] = {}
         self._handled: set[tuple[str, str]] = set()
         self._known: dict[str, tuple[str, int, str]] = {}
-        self._next_level = monotonic() + LEVEL_SECONDS
+        self._next_level = clock.now() + LEVEL_SECONDS
 
     @property
     def runs(self) -> list[Run]:
@@ -114,14 +114,14 @@ class Watch:
             self._cursors = {shard: self._reader.newest_end(shard) for shard in range(limits.INDEX_SHARDS)}
             self._handled.clear()
             self._fresh.update(self._runs)
-        due = self._monotonic() >= self._next_level
+        due = self._clock.now() >= self._next_level
         rows, cursors = self._ended_rows()
         ended = self._settle(set(self._runs) if due else self._fresh | rows.keys(), rows)
         self._cursors = cursors
         self._forget_handled()
         self._handled |= {(job_id, str(row["state_at"])) for job_id, row in rows.items()}
         if due:
-            self._next_level = self._monotonic() + LEVEL_SECONDS
+            self._next_level = self._clock.now() + LEVEL_SECONDS
         return ended
 
     def _ended_rows(self) -> tuple[dict[str, Row], dict[int, str]]:
