@@ -128,6 +128,23 @@ def stranger() -> subprocess.Popen[bytes]:
     return subprocess.Popen(["sleep", "300"], process_group=0)
 
 
+def test_the_same_attempt_of_another_scheduler_on_this_machine_is_let_alone(tmp_path: Path, worker: Worker) -> None:
+    other = Worker(tmp_path / "other", environment={"OUT": str(tmp_path)})
+    with reaped(other.start('echo $$ >"$OUT/job"', "sleep 0.5; echo done")) as process:
+        pids(tmp_path, "job")
+        assert worker.run("true").code == 0
+        assert worker.run("true").code == wrapper.ALREADY_STARTED
+        assert end_of(process).stdout == b"done\n"
+
+
+def test_a_job_that_starts_attempts_of_its_own_is_not_ended_by_them(worker: Worker) -> None:
+    worker.environment["SCHED_ATTEMPT_KEY"] = "outer-1-"
+    with reaped(subprocess.Popen(["sleep", "300"], env=worker.environment, process_group=0)) as outer:
+        assert worker.run("true").code == 0
+        assert worker.run("true").code == wrapper.ALREADY_STARTED
+        assert is_alive(outer.pid)
+
+
 def test_a_first_start_overtaken_before_its_job_ran_does_not_run_it(worker: Worker) -> None:
     worker.change = lambda text: text.replace("main()", ': >"$dir/over"\nmain()')
     ended = worker.run("echo ran")

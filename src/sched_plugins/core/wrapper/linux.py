@@ -39,7 +39,8 @@ for s do
 d=$s/attempts/$k
 [ -d "$s/attempts" ] || mkdir -p -m 700 "$s" "$s/attempts" 2>/dev/null
 if mkdir -m 700 "$d" 2>/dev/null; then
-export SCHED_ATTEMPT_KEY=$k
+export SCHED_ATTEMPT_KEY=$k-$$-
+echo "$SCHED_ATTEMPT_KEY" >"$d/mark"
 unpack >"$d/run" && exec /bin/sh "$d/run" run
 echo 'sched: the command could not be unpacked; are base64 and gzip installed, or is the disk full?' >&2
 exit {codes.NOT_PREPARED}

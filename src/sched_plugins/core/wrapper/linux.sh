@@ -1,26 +1,28 @@
 # The wrapper of one attempt, for any POSIX shell. The functions come first, so that the guard, which reads this
 # file too, reads none of the attempt's values; those are appended, and after them "main".
 #
-#   run                             the attempt
-#   run guard LIMIT PID DIRECTORY   what outlives a killed wrapper; DIRECTORY is to be removed
-#   again MARKER                    the agent has run the document a second time
+#   run                                  the attempt
+#   run guard MARK LIMIT PID DIRECTORY   what outlives a killed wrapper; DIRECTORY is to be removed
+#   again MARKER                         the agent has run the document a second time
 
+# The mark, in the environment of all processes of the attempt, is its key and the process id of its wrapper: on a
+# machine that plays several, another scheduler may have an attempt of the same key.
 dir=${0%/*}
 key=${dir##*/}
+mark=${SCHED_ATTEMPT_KEY:-}
 work= own= session= guard= clean=
 
 say() { printf 'sched: %s\n' "$*" >&2; }
 
-# Ends every process of the attempt except this shell and process $1: those whose environment names the attempt, and
-# those of the job's session, which may have emptied theirs. One that has done this and also left the session is
-# not found.
+# Ends every process of the attempt except this shell and process $1: those whose environment has the mark, and those
+# of the job's session, which may have emptied theirs. One that has done this and also left the session is not found.
 kill_all() {
     [ -z "$session" ] || kill -s KILL -- "-$session" 2>/dev/null
     round=0
     while [ "$round" -lt 60 ]; do
         killed=
         for file in $(
-            SCHED_ATTEMPT_KEY='' grep -lsE "SCHED_ATTEMPT_KEY=$key|\) [^ZX] [0-9]+ [0-9]+ ${session:-none} " \
+            SCHED_ATTEMPT_KEY='' grep -lsE "SCHED_ATTEMPT_KEY=${mark:-none}|\) [^ZX] [0-9]+ [0-9]+ ${session:-none} " \
                 /proc/[0-9]*/environ /proc/[0-9]*/stat
         ); do
             pid=${file#/proc/}
@@ -37,7 +39,7 @@ kill_all() {
 # What stays on the disk is the marker.
 tidy() {
     cd /
-    set -- "$dir/run" "$dir/script" "$dir/alive" "$dir/session" "$dir/metrics" \
+    set -- "$dir/run" "$dir/script" "$dir/alive" "$dir/session" "$dir/metrics" "$dir/mark" \
         "$dir/own" "$dir/before" "$dir/after" "$dir/list" "$dir/log" "$dir/matches"
     rm -rf -- ${own:+"$own"} "$@" 2>/dev/null || {
         chmod -R u+rwx -- "$own"
@@ -49,7 +51,7 @@ tidy() {
 # and it does not reach the job's session. But the pipe closes, and the guard does what is left to do.
 guard() {
     exec 8<"$dir/alive" 9>&-
-    limit=$1 wrapper=$2 own=$3
+    mark=$1 limit=$2 wrapper=$3 own=$4
     while read -r word <&8; do
         case $word in
         start) timer 8<&- & ;;
@@ -82,7 +84,7 @@ start_guard() {
     exec 9<>"$dir/alive"
     (
         SCHED_ATTEMPT_KEY=
-        detached /bin/sh "$dir/run" guard "$limit" "$$" "$own"
+        detached /bin/sh "$dir/run" guard "$mark" "$limit" "$$" "$own"
     ) </dev/null >/dev/null 2>&1 &
     guard=$!
 }
@@ -140,9 +142,11 @@ stopped() {
 }
 
 # A second start must not look like the clean end of a first that may still run: the first is ended here. "over" stops
-# a first start whose environment does not name the attempt yet.
+# a first start whose environment does not have the mark yet.
 again() {
     : >"$dir/over"
+    mark=
+    [ ! -e "$dir/mark" ] || read -r mark <"$dir/mark"
     if [ -e "$dir/session" ] && [ -r /proc/sys/kernel/random/boot_id ]; then
         read -r session boot <"$dir/session"
         read -r now </proc/sys/kernel/random/boot_id
