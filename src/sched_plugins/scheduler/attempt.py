@@ -75,8 +75,9 @@ def reap(world: World, slot: Slot, state: InstanceState) -> bool:
     if answer is not None and answer.is_over and _conclude_if_proven(world, job, slot, answer):
         return True
     if state in _ENDED:
-        if answer is not None and answer.is_over and not _overdue(slot, world):
-            return False  # Its end is known but for its output, which is still awaited.
+        awaited = answer is not None and isinstance(judge(answer, job.spec), SeekInOutput | SeekTrailer)
+        if awaited and not _overdue(slot, world):
+            return False  # Its end is known but for its output. An answer that proves nothing never will.
         return finish(world, job, slot, Lost(f"worker {slot.worker_id} was terminated"), answer)
     if command_id and job.status is Status.STARTING:
         _adopt(world, job, command_id)
