@@ -125,6 +125,13 @@ class MemoryExecutions:
         """End an execution from outside, as somebody might in the console."""
         self._end(self.executions[name], State.FAILED)
 
+    def time_out(self, name: str) -> None:
+        """The function of an execution's task is given up and called again, although the first call may go on."""
+        execution = self.executions[name]
+        if execution.state is State.NEXT_JOB and execution.token:
+            execution.token = ""
+            self._again(execution, lambda: self._next_job(execution))
+
     def _soon(self, action: Callable[[], None], seconds: float = 0.1) -> None:
         self._clock.after(seconds, action)
 

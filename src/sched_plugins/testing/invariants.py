@@ -6,7 +6,7 @@ import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sched_plugins.core import names
@@ -23,6 +23,7 @@ Check = Callable[[Simulation], Iterator[str]]
 _LAG = timedelta(seconds=5)
 """What the services' own lags may add before a sweep can see something."""
 _SWEEPS = 2
+_APART = timedelta(seconds=50)
 
 
 def _job_changes(simulation: Simulation) -> Iterator[Change]:
@@ -293,18 +294,26 @@ def attempts_move_on(simulation: Simulation) -> Iterator[str]:
         old = change.before
         if old is not None and old["status"] in LIVE:
             since = _over_at(simulation, old, by_comment.get(names.comment(*_run(old), int(old["attempt"]))))
-            missed = [at for at in simulation.sweeps if since is not None and since + _LAG < at < change.at]
-            if len(missed) > _SWEEPS:
+            if since is not None and _sweeps_between(simulation, since + _LAG, change.at) > _SWEEPS:
                 yield f"{_event_id(old)} was over at {since}, but moved on only at {change.at}"
 
 
-def _over_at(simulation: Simulation, item: Item, run: Run | None) -> Any:
+def _sweeps_between(simulation: Simulation, begin: datetime, end: datetime) -> int:
+    """How many sweeps could have seen it: those that follow each other sooner than by the minute count once."""
+    counted = [begin - _APART]
+    for at in simulation.sweeps:
+        if begin < at < end and at - counted[-1] >= _APART:
+            counted.append(at)
+    return len(counted) - 1
+
+
+def _over_at(simulation: Simulation, item: Item, run: Run | None) -> datetime | None:
+    """When an attempt was over: its command had ended, or its instance was terminated."""
+    if run is not None and run.is_over and (run.behaviour.output_delay or (run.status, run.exit_code) == ("Failed", 0)):
+        return None  # What it printed is awaited, or its answer proves nothing.
     instance = simulation.workers.instances.get(str(item.get("worker_id")))
-    moments = [instance.terminated_at if instance is not None else None]
-    if (run is not None and run.behaviour.output_delay == 0 and run.details != "Failed") or run is None:
-        moments.append(run.finished_at if run is not None else None)
-    known = [moment for moment in moments if moment is not None]
-    return min(known) if known else None
+    moments = [instance.terminated_at if instance is not None else None, run.finished_at if run is not None else None]
+    return min((moment for moment in moments if moment is not None), default=None)
 
 
 def workers_stay_within_bounds(simulation: Simulation) -> Iterator[str]:

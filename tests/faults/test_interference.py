@@ -1,0 +1,109 @@
+"""Others act between any two calls of a use case: time passes, messages come again, workers vanish, people cancel.
+
+A use case decides on what it has read. Here everything that it has read may have changed when it comes to write, as
+it may for a function that the platform froze for minutes. The conditions of the writes must notice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from sched_plugins.core.state import Status
+from sched_plugins.core.submission import Submission, upload_run_id
+from sched_plugins.core.write import Table
+from sched_plugins.testing import Faults, Simulation, violations
+from tests.faults.scenarios import SCENARIOS, Scenario
+from tests.faults.test_crash_matrix import READS
+
+Disturbance = Callable[[Simulation], None]
+
+
+def freeze(simulation: Simulation) -> None:
+    """Minutes pass."""
+    simulation.run_for(200)
+
+
+def cancel(simulation: Simulation) -> None:
+    """Somebody cancels every job."""
+    for job_id in list(simulation.tables.items(Table.JOBS)):
+        simulation.cancel(job_id)
+    simulation.run_for(3)
+
+
+def deliver_again(simulation: Simulation) -> None:
+    """Every message comes again, and a second worker is there to take it."""
+    for sent in [one for one in simulation.queues.sent if one.queue == simulation.queue]:
+        simulation.queues.deliver_again(sent)
+    simulation.workers.launch(simulation.queue)
+    simulation.run_for(60)
+
+
+def terminate(simulation: Simulation) -> None:
+    """Every worker is taken away without notice, and the jobs go on elsewhere."""
+    for instance in simulation.workers.alive():
+        simulation.workers.interrupt(instance.worker_id, notice=0)
+    simulation.run_for(200)
+
+
+def submit_again(simulation: Simulation) -> None:
+    """Every job is submitted again, as it is, with another spec, and as a newer upload."""
+    number = len(simulation.accepted)
+    for job_id in list(simulation.tables.items(Table.JOBS)):
+        job = simulation.job(job_id)
+        if job.status is not Status.REJECTED:
+            for keep, spec in ((False, job.spec), (False, simulation.spec(job_id, retry=1)), (True, job.spec)):
+                number += 1
+                run_id = upload_run_id(f"{number:08X}") if keep else f"again-{number}"
+                simulation.submit_spec(Submission(spec, run_id, job.queue, keep))
+    simulation.run_for(20)
+
+
+def time_out(simulation: Simulation) -> None:
+    """Step Functions gives up the calls of its tasks, and makes them again."""
+    for execution in simulation.executions.active():
+        simulation.executions.time_out(execution.name)
+    simulation.run_for(3)
+
+
+def sweep(simulation: Simulation) -> None:
+    """Two sweeps, the second when every listing has caught up."""
+    simulation.sweep()
+    simulation.run_for(5)
+    simulation.sweep()
+
+
+DISTURBANCES: tuple[Disturbance, ...] = (
+    freeze, cancel, deliver_again, terminate, submit_again, time_out, sweep
+)  # fmt: skip
+
+
+def disturbed(scenario: Scenario, number: int, disturbance: Disturbance) -> Simulation:
+    """Play a story, in which a call with this number comes late, after the disturbance."""
+
+    def look(call: int, _: str) -> None:
+        if call == number:
+            faults.before = None
+            disturbance(simulation)
+
+    faults = Faults(before=look)
+    simulation = scenario.begin(faults)
+    return scenario.finish(simulation)
+
+
+@pytest.mark.parametrize("disturbance", DISTURBANCES, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
+def test_whatever_others_do_meanwhile_breaks_nothing(
+    scenario: Scenario, disturbance: Disturbance, request: pytest.FixtureRequest
+) -> None:
+    clean = Faults()
+    scenario.simulate(clean)
+    moments = [number for number, call in enumerate(clean.calls) if call not in READS]
+    found = []
+    for number in moments:
+        simulation = disturbed(scenario, number, disturbance)
+        found += [f"before call {number}, {clean.calls[number]}: {one}" for one in violations(simulation, at_rest=True)]
+    request.node.user_properties.append(("interference", (len(moments), len(found))))
+    assert not found, "\n".join(found[:10])
