@@ -8,6 +8,7 @@ from sched_plugins import scheduler
 from sched_plugins.core import record as records
 from sched_plugins.core import slot as slots
 from sched_plugins.core.record import JobRecord
+from sched_plugins.core.slot import Slot
 from sched_plugins.functions.process import logger, world
 
 
@@ -20,6 +21,7 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     """
     due: dict[str, list[str]] = {}
     jobs: list[JobRecord] = []
+    waiting: dict[str, Slot] = {}
     for entry in event["Records"]:
         change = entry["dynamodb"]
         image = _plain(change.get("NewImage", {}))
@@ -27,7 +29,8 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
             jobs.append(records.from_item(image))
             due.setdefault(image["job_id"], []).append(change["SequenceNumber"])
         elif image.get("wake"):
-            scheduler.wake(world(), slots.from_item(image))
+            waiting[image["slot_id"]] = slots.from_item(image)
+    scheduler.wake_overdue(world(), list(waiting.values()))
     failed = scheduler.publish(world(), jobs)
     for job_id, error in failed.items():
         logger.warning("not published", extra={"job_id": job_id, "reason": f"{type(error).__name__}: {error}"})

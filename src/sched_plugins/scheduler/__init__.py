@@ -9,7 +9,7 @@ from __future__ import annotations
 from sched_plugins.scheduler.attempt import observe, reap
 from sched_plugins.scheduler.cancellation import cancel
 from sched_plugins.scheduler.dispatch import claim
-from sched_plugins.scheduler.outbox import publish, wake
+from sched_plugins.scheduler.outbox import publish, wake, wake_overdue
 from sched_plugins.scheduler.scaling import scale
 from sched_plugins.scheduler.submit import submit
 from sched_plugins.scheduler.sweep import sweep
@@ -18,5 +18,5 @@ from sched_plugins.scheduler.workers import attach, ready, renew, retire, warn
 
 __all__ = [
     "attach", "cancel", "claim", "observe", "publish", "ready", "reap", "renew", "retire", "scale",
-    "submit", "sweep", "trigger", "wake", "warn",
+    "submit", "sweep", "trigger", "wake", "wake_overdue", "warn",
 ]  # fmt: skip

@@ -121,3 +121,15 @@ def wake(world: World, slot: Slot) -> None:
     except (ServiceError, ConditionFailed):
         # Not certainly woken: the wake stays on the slot. Or already cleared by another.
         return
+
+
+def wake_overdue(world: World, seen: Sequence[Slot]) -> None:
+    """Wake the executions of slots that were seen with a wake some seconds ago and still carry it.
+
+    Whoever writes a wake completes it at once, and the next claim clears it; so of a hundred that a stream shows,
+    hardly one is still there, and only that one's caller has died.
+    """
+    for before in seen:
+        slot = world.tables.slot(before.slot_id)
+        if slot is not None and slot.wake == before.wake:
+            wake(world, slot)
