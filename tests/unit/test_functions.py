@@ -11,8 +11,10 @@ import pytest
 
 from sched_plugins.aws import world as worlds
 from sched_plugins.aws.items import to_attribute
-from sched_plugins.core import names
+from sched_plugins.core import names, write
+from sched_plugins.core import slot as slots
 from sched_plugins.core.record import to_item
+from sched_plugins.core.slot import Slot, Wake
 from sched_plugins.core.state import SlotState, Status, Verdict
 from sched_plugins.core.write import Table
 from sched_plugins.errors import NotFound, SchedulerError
@@ -311,16 +313,22 @@ class TestOutbox:
         assert outbox.handler({"Records": [record]}, CONTEXT) == {"batchItemFailures": []}
         assert not simulation.queues.stored(simulation.queue)
 
-    def test_a_slot_that_is_to_be_woken_is(self, simulation: Simulation, monkeypatch: pytest.MonkeyPatch) -> None:
-        woken: list[Any] = []
-        monkeypatch.setattr(outbox.scheduler, "wake", lambda _world, slot: woken.append(slot))
-        image = {
-            "slot_id": "i-1-0", "worker_id": "i-1", "queue": "q", "state": "FREE", "execution": 1,
-            "execution_at": "2026-01-01T00:00:00.000Z", "wake": "token", "wake_verdict": "next",
-        }  # fmt: skip
-        assert outbox.handler({"Records": [stream_record(1, image)]}, CONTEXT) == {"batchItemFailures": []}
-        [slot] = woken
-        assert (slot.wake.token, slot.wake.verdict) == ("token", Verdict.NEXT)
+    def test_only_a_slot_that_is_still_to_be_woken_is(
+        self, simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        woken: list[Wake] = []
+        monkeypatch.setattr(simulation.executions, "wake", lambda wake: woken.append(wake) or True)
+        images = []
+        for worker_id, stored in (("i-1", Wake("one", Verdict.NEXT)), ("i-2", None)):
+            slot = Slot(
+                slot_id=f"{worker_id}-0", worker_id=worker_id, queue="q", state=SlotState.FREE, execution=1,
+                execution_at=simulation.clock.now(), wake=Wake("one", Verdict.NEXT),
+            )  # fmt: skip
+            images.append(slots.to_item(slot))
+            simulation.world.tables.write(write.slot("test", None, slot.changed(wake=stored)))
+        records = [stream_record(number, image) for number, image in enumerate(images)]
+        assert outbox.handler({"Records": records}, CONTEXT) == {"batchItemFailures": []}
+        assert woken == [Wake("one", Verdict.NEXT)]
 
 
 class TestSubmit:
