@@ -21,7 +21,7 @@ LEFTOVERS = (
     # in the job's session; in a session of its own; in the job's session with an empty environment and its own group
     "(echo $$ >/dev/null; exec sh -c 'echo $$ >\"$OUT/child\"; exec sleep 300') >/dev/null 2>&1 &",
     "setsid sh -c 'echo $$ >\"$OUT/session\"; exec sleep 300' >/dev/null 2>&1 &",
-    "env -i bash -c 'set -m; sh -c \"echo \\$\\$ >$0/bare; exec sleep 300\" & wait' \"$OUT\" >/dev/null 2>&1 &",
+    'env -i bash -c \'set -m; sh -c "echo \\$\\$ >$0/bare; exec sleep 300" & wait\' "$OUT" >/dev/null 2>&1 &',
     'while [ ! -s "$OUT/child" ] || [ ! -s "$OUT/session" ] || [ ! -s "$OUT/bare" ]; do sleep 0.02; done',
 )
 NAMES = ("child", "session", "bare")
@@ -177,7 +177,7 @@ def test_a_job_killed_by_a_signal_is_told_from_one_the_agent_stopped(worker: Wor
 
 
 def test_metrics_come_with_the_trailer_whatever_the_exit_code(worker: Worker) -> None:
-    metrics = {"cells": 930, "dräg": 5.5795, "text": "a\"b\\c"}
+    metrics = {"cells": 930, "dräg": 5.5795, "text": 'a"b\\c'}
     for code in (0, 3):
         ended = worker.run(
             "cat >\"$SCHED_METRICS\" <<'END'", '{"cells": 930,', '"dräg": 5.5795, "text": "a\\"b\\\\c"}', "END",
@@ -201,7 +201,7 @@ def test_a_jobs_own_trailer_does_not_hide_the_wrappers(worker: Worker) -> None:
 
 
 def test_the_jobs_variables(worker: Worker) -> None:
-    values = {"A": "", "B": "it's \"$HOME\" `id`\\", "C": "two\nlines\n", "OPTIND": "no", "UID": "x", "_": "y"}
+    values = {"A": "", "B": 'it\'s "$HOME" `id`\\', "C": "two\nlines\n", "OPTIND": "no", "UID": "x", "_": "y"}
     ended = worker.run(
         "#!/usr/bin/env -S printenv -0 SCHED_JOB_ID SCHED_RUN_ID SCHED_ATTEMPT SCHED_QUEUE A B C OPTIND UID _",
         environment=values | {"SCHED_JOB_ID": "mine", "SCHED_ATTEMPT_KEY": "mine"},

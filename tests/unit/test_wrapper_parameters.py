@@ -23,7 +23,13 @@ DOCUMENTS = ("AWS-RunShellScript", "AWS-RunPowerShellScript")
 
 
 def stage(**fields: Any) -> dict[str, Any]:
-    return {"executable": "s3://bkt/run.sh", "inputs": ["s3://bkt/in/"], "output": "s3://bkt/out/", "writer": "env", **fields}
+    return {
+        "executable": "s3://bkt/run.sh",
+        "inputs": ["s3://bkt/in/"],
+        "output": "s3://bkt/out/",
+        "writer": "env",
+        **fields,
+    }
 
 
 def sent(document: str = DOCUMENTS[0], **fields: Any) -> dict[str, list[str]]:
@@ -56,7 +62,7 @@ def test_the_command_is_the_same_for_the_same_attempt(document: str, staged: boo
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_largest_and_least_compressible_jobs_fit(document: str) -> None:
     chance = random.Random(7)
-    ascii_text = "".join(chance.choices([chr(i) for i in range(33, 127) if chr(i) not in "\"\\"], k=65_300))
+    ascii_text = "".join(chance.choices([chr(i) for i in range(33, 127) if chr(i) not in '"\\'], k=65_300))
     wide_text = "".join(chr(chance.randrange(0xA0, 0x7FF)) for _ in range(32_600))
     mixed = "".join(chance.choice("'\"\\\n{$`x") for _ in range(40_000))
     for text in (ascii_text, wide_text, mixed):
@@ -172,6 +178,5 @@ def test_codes_are_distinct_and_mean_nothing_to_a_shell_or_the_agent() -> None:
 def test_the_scripts_codes_are_the_modules() -> None:
     for name in ("linux.sh", "linux_stage.sh", "windows.ps1"):
         text = (Path(wrapper.__file__).parent / name).read_text()
-        for code in re.findall(r"(?:fail|exit|exit=|Stop-Attempt) ?(2\d\d)\b", text):
+        for code in re.findall(r"(?:fail|exit|exit=|Stop-Attempt|Stop-Unstarted) ?(2\d\d)\b", text):
             assert int(code) in wrapper.codes.RESERVED
-

@@ -21,7 +21,7 @@ from sched_plugins.core.wrapper.codes import (
     TIMED_OUT,
 )
 from sched_plugins.core.wrapper.stage import refuse_null
-from sched_plugins.core.wrapper.trailer import TRAILER_BYTES, Trailer, read_trailer
+from sched_plugins.core.wrapper.trailer import Trailer, read_trailer
 from sched_plugins.errors import InvalidJob
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "STAGE_OUT_FAILED",
     "STARTED_TOO_LATE",
     "TIMED_OUT",
-    "TRAILER_BYTES",
     "AttemptContext",
     "Trailer",
     "command_parameters",

@@ -73,7 +73,7 @@ def _values(spec: JobSpec, context: AttemptContext) -> list[str]:
         f"limit={spec.timeout_seconds} directory={quote(spec.working_directory)}",
         *(f"export {name}={quote(value)}" for name, value in variables.items()),
         'export SCHED_METRICS="$dir/metrics"',
-        f"launch() {{ launch_with {own} \"$@\"; }}",
+        f'launch() {{ launch_with {own} "$@"; }}',
     ]
     if spec.stage is None:
         script = "\n".join(spec.commands) + "\n"
@@ -92,6 +92,12 @@ def _stage_values(stage: Stage, context: AttemptContext) -> list[str]:
         f"executable={quote(stage.executable)} executable_path={quote(path)}",
         f"executable_is_input={'1' if is_input else ''}",
         f"writer={metadata_value(stage.writer)} writer_run={metadata_value(context.run_id)}",
-        "inputs() {", ":", *inputs, "}",
-        "outputs() {", ":", *outputs, "}",
+        "inputs() {",
+        ":",
+        *inputs,
+        "}",
+        "outputs() {",
+        ":",
+        *outputs,
+        "}",
     ]

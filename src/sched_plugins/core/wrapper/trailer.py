@@ -12,8 +12,6 @@ from typing import Any, Final
 from sched_plugins.core import limits
 
 TRAILER: Final = "sched-trailer: "
-# How much of the end of stderr is sure to hold a trailer: reason and metrics at their bounds, in base64.
-TRAILER_BYTES: Final = 16 * limits.KIB
 
 # AWS DynamoDB, "Supported data types": 38 digits, magnitudes from 1E-130 to 9.99E+125, 32 levels.
 MAX_NUMBER_DIGITS: Final = 38
