@@ -14,6 +14,7 @@ from typing import Any
 import boto3
 import pytest
 from aws_tables import create_tables
+from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from sched_plugins.aws import world
@@ -54,7 +55,7 @@ class InProcessLambda:
         self.requests.append((FunctionName, event))
         answer = self.first.pop(0) if self.first else None
         if answer is None:
-            answer = self.functions[FunctionName](event)
+            answer = self.functions.get(FunctionName, _missing)(event)
         if isinstance(answer, Exception):
             raise answer
         failed = {"FunctionError": "Unhandled"} if "errorMessage" in answer else {}
@@ -80,6 +81,10 @@ class VirtualTime:
         """Replace a client's clock by this one."""
         clock.now = self.now  # type: ignore[method-assign]
         clock.sleep = self.sleep  # type: ignore[method-assign]
+
+
+def _missing(event: dict[str, Any]) -> Answer:
+    return ClientError({"Error": {"Code": "ResourceNotFoundException", "Message": "Function not found"}}, "Invoke")
 
 
 class Stacks(dict[str, dict[str, Any]]):

@@ -172,7 +172,8 @@ def _carry_out(function: Callable[..., int | None], shell: Shell, values: Mappin
     except Exception as error:
         if shell.debug:
             raise
-        shell.output.complain(f"unexpected {type(error).__name__}: {error}. This is a bug; --debug shows where it is.")
+        bug = f"unexpected {type(error).__name__}: {error}. This is a bug; --debug shows where it is."
+        shell.output.error(SchedulerError(bug))
         return ExitCode.FAILED
     except KeyboardInterrupt:
         sys.stderr.write("\n")
