@@ -19,6 +19,14 @@ SUCCEEDED, FAILED, CANCELLED, REJECTED = (
     frozenset({Status.SUCCEEDED}), frozenset({Status.FAILED}), frozenset({Status.CANCELLED}),
     frozenset({Status.REJECTED}),
 )  # fmt: skip
+READS = frozenset(
+    f"tables.{method}" for method in ("job", "jobs", "slot", "slots", "slots_of", "pending", "queued")
+) | {
+    "queues.waiting", "queues.siblings", "commands.invocation", "commands.find", "commands.in_progress",
+    "commands.is_online", "objects.contains", "objects.tail", "objects.listing", "objects.metadata", "workers.tagged",
+    "workers.described", "workers.capacity", "executions.running",
+}  # fmt: skip
+"""Calls that change nothing."""
 PATIENCE = 900.0
 """Seconds for which a story waits for what it needs before it goes on without."""
 

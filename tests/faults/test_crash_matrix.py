@@ -10,17 +10,9 @@ import os
 from collections import Counter
 
 import pytest
-from tests.faults.scenarios import SCENARIOS, Scenario
+from scenarios import READS, SCENARIOS, Scenario
 
 from sched_plugins.testing import Faults, Simulation, Way, violations
-
-READS = frozenset(
-    f"tables.{method}" for method in ("job", "jobs", "slot", "slots", "slots_of", "pending", "queued")
-) | {
-    "queues.waiting", "queues.siblings", "commands.invocation", "commands.find", "commands.in_progress",
-    "commands.is_online", "objects.contains", "objects.tail", "objects.listing", "objects.metadata", "workers.tagged",
-    "workers.described", "workers.capacity", "executions.running",
-}  # fmt: skip
 
 
 def ways(call: str) -> list[Way]:

@@ -6,17 +6,15 @@ it may for a function that the platform froze for minutes. The conditions of the
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import pytest
+from scenarios import READS, SCENARIOS, Scenario
 
 from sched_plugins.core.state import Status
 from sched_plugins.core.submission import Submission, upload_run_id
 from sched_plugins.core.write import Table
 from sched_plugins.testing import Faults, Simulation, violations
-from tests.faults.scenarios import SCENARIOS, Scenario
-from tests.faults.test_crash_matrix import READS
 
 Disturbance = Callable[[Simulation], None]
 

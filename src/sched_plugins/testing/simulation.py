@@ -15,6 +15,7 @@ from sched_plugins.core import slot as slots
 from sched_plugins.core.claim import Round
 from sched_plugins.core.job import LINUX_DOCUMENT, JobSpec, parse_spec
 from sched_plugins.core.record import JobRecord
+from sched_plugins.core.slot import Slot
 from sched_plugins.core.state import SlotState, Verdict
 from sched_plugins.core.submission import Outcome, Submission
 from sched_plugins.core.write import Table
@@ -32,6 +33,7 @@ from sched_plugins.testing.tables import Change, MemoryTables
 from sched_plugins.testing.workers import Instance, MemoryWorkers
 
 T = TypeVar("T")
+_LEAVING = frozenset({InstanceState.SHUTTING_DOWN, InstanceState.STOPPED, InstanceState.TERMINATED})
 
 MINUTE = 60.0
 CLIENT_TRIES = 6
@@ -230,15 +232,13 @@ class Simulation:
             if slot.state is SlotState.HELD and "start_by" in change.write.changes:
                 self.commands.expect(names.comment(slot.job_id, slot.run_id, slot.attempt), slot)
             if slot.wake is not None and "wake" in change.write.changes:
-                self._stream(lambda: self._woken(slot.slot_id))
+                self._stream(lambda: self._wake(slot))
         elif "pending" in change.write.changes:
             record = records.from_item(item)
             self._stream(lambda: not use_cases.publish(self.world, [record]))
 
-    def _woken(self, slot_id: str) -> bool:
-        slot = self.world.tables.slot(slot_id)
-        if slot is not None:
-            use_cases.wake(self.world, slot)
+    def _wake(self, slot: Slot) -> bool:
+        use_cases.wake(self.world, slot)
         return True
 
     def _stream(self, action: Callable[[], bool]) -> None:
@@ -263,13 +263,13 @@ class Simulation:
                 return use_cases.attach(self.world, instance.worker_id, instance.tag)
 
             self._event("attach", self.habits.instance_events, attach)
-        elif state is InstanceState.TERMINATED:
-            self._event("reap", self.habits.instance_events, lambda: self._reap(instance.worker_id))
+        elif state in _LEAVING:
+            self._event("reap", self.habits.instance_events, lambda: self._reap(instance.worker_id, state))
 
-    def _reap(self, worker_id: str) -> None:
+    def _reap(self, worker_id: str, state: InstanceState) -> None:
         slot = self.world.tables.slot(names.slot_id(worker_id))
-        if slot is not None and slot.state is SlotState.HELD:
-            use_cases.reap(self.world, slot, InstanceState.TERMINATED)
+        if slot is not None and slot.job_id:
+            use_cases.reap(self.world, slot, state)
 
     def _instance_warned(self, instance: Instance) -> None:
         def warn() -> object:
