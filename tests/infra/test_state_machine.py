@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from cfnlint.api import ManualArgs, lint
 from jsonata import Jsonata
 from shipped import machine, of_type
 
@@ -34,6 +35,20 @@ def evaluate(template: str, variables: dict[str, Any], **states: Any) -> Any:
     """The value of one expression, as Step Functions would have it."""
     [expression] = expressions(template)
     return Jsonata(expression).evaluate(None, {**variables, "states": states})
+
+
+def test_the_definition_keeps_to_the_language() -> None:
+    # cfn-lint reads definitions of this resource alone, and knows one partition.
+    definition = json.loads(json.dumps(machine()).replace("${Partition}", "aws"))
+    substituted = dict.fromkeys(("ReadyFunction", "ClaimFunction", "RetireFunction"), "function")
+    properties = {
+        "Definition": definition,
+        "DefinitionSubstitutions": substituted,
+        "RoleArn": "arn:aws:iam::123456789012:role/worker",
+    }
+    template = {"Resources": {"Machine": {"Type": "AWS::StepFunctions::StateMachine", "Properties": properties}}}
+    found = lint(json.dumps(template), config=ManualArgs(regions=["us-east-1"]))
+    assert [str(match) for match in found] == []
 
 
 def test_every_state_is_reached_and_leads_somewhere() -> None:

@@ -61,7 +61,6 @@ def resolved(value: Any, stack: str = "demo") -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_cfn_lint_finds_nothing(kind: Kind) -> None:
-    # As deployed: with the state machine's definition, which is checked too.
     found = lint(json.dumps(packaged(kind)), config=ManualArgs(regions=["us-east-1", "eu-central-1"]))
     assert [str(match) for match in found] == []
 
