@@ -2,7 +2,8 @@
 """A stand-in for s5cmd and the AWS CLI, whichever name it is called by, on a folder of files.
 
 It knows the few calls that the wrapper makes and refuses any other. $FAKE_S3 holds a folder a bucket, and beside
-it calls.jsonl, one call a line. $FAKE_S3/fail, if there, holds how often, and which calls, to fail.
+it calls.jsonl, one call a line. $FAKE_S3/fail, if there, holds how often, and which calls, to fail; $FAKE_S3/slow,
+how many seconds an upload takes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -28,6 +30,8 @@ def listed(folder: str) -> list[Path]:
 
 def copy(source: str, target: str, *, whole: bool, exclude: list[str], metadata: dict[str, str]) -> None:
     if target.startswith("s3://"):
+        slow = ROOT / "slow"
+        time.sleep(float(slow.read_text()) if slow.exists() else 0)
         files = [path for path in Path(source).rglob("*") if path.is_file()] if whole else [Path(source)]
         for path in files:
             to = local(target) / path.relative_to(source)

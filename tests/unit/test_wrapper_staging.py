@@ -156,6 +156,16 @@ def test_a_timeout_still_stores_what_there_is(worker: Worker, s3: Bucket) -> Non
     assert s3.files("out") == {"here/_sched/attempts/1/result": "half\n"}
 
 
+def test_the_jobs_time_does_not_run_on_while_its_results_are_stored(worker: Worker, s3: Bucket) -> None:
+    quick = worker.change
+    worker.change = lambda text: quick(text).replace('sleep "$limit"', "sleep 0.6").replace("sleep 10\n", "sleep 0.1\n")
+    s3.put(code={"run.sh": "echo r >result"})
+    (s3.root / "slow").write_text("1.2")
+    assert run(worker, "s3://code/run.sh", timeout=1).code == 0
+    assert s3.files("out") == {"here/result": "r\n"}
+    assert [call[-1] for call in s3.lines("calls.jsonl")].count("s3://out/here/") == 1
+
+
 def test_an_attempt_whose_files_cannot_be_fetched_fails_after_a_few_tries(worker: Worker, s3: Bucket) -> None:
     s3.put(code={"run.sh": "echo ran"})
     s3.fail(99, "run.sh")
