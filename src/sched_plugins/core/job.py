@@ -103,6 +103,16 @@ class Stage(BaseModel):
             raise ValueError(f"{value!r} is not a folder; end it with '/'")
         return value
 
+    @field_validator("stage_parameters", "overrides")
+    @classmethod
+    def _json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            # Otherwise NaN would become null on its way to the job.
+            raise ValueError(f"cannot be written as JSON: {error}") from None
+        return value
+
     @model_validator(mode="after")
     def _named(self) -> Stage:
         if len(self.inputs) > 1 and len(self.input_names) != len(self.inputs):
