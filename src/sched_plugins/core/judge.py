@@ -151,6 +151,8 @@ def judge(answer: Invocation, spec: JobSpec, *, found: bool | None = None, stder
             return SeekInOutput()
         return Succeeded(metrics=metrics) if found else _no_success_string(spec, metrics)
     if answer.status == "Failed" and answer.exit_code != 0:
+        if not spec.is_wrapped:
+            return Failed(f"exit code {answer.exit_code}", answer.exit_code)
         return _failure(answer, trailer.exit_code if trailer else None, trailer.reason if trailer else "", metrics)
     return Contradiction(f"status {answer.status} ({answer.details}) with exit code {answer.exit_code}")
 
