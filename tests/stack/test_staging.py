@@ -183,7 +183,7 @@ def test_a_folder_may_have_any_name(
     s3: Any, bucket: str, endpoint: str, tool: str, tmp_path: Path, folder: str
 ) -> None:
     put(s3, bucket, {f"{folder}a": b"A", f"{folder}sub/b": b"B", f"{folder}_sched/attempts/1/old": b""})
-    put(s3, bucket, {f"{folder}run.sh": b"cat a sub/b >result; find . -type f | sort"})
+    put(s3, bucket, {f"{folder}run.sh": b"cat a sub/b >result; mkfifo pipe; find . -type f | sort"})
     put(s3, bucket, {"-gxxb[1]y/a": b"what -g*b[1]? matches", "-gxxb[1]y/sub/b": b"as well"})
     here = f"s3://{bucket}/{folder}"
     done = run(tmp_path, endpoint, tool, executable=f"{here}run.sh", inputs=[here], output=here, writer="an env")

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from wrapped import BASH, Worker, as_sh, context, end_of, is_alive, pids, reaped, spec_fields, unpacked, until
+from wrapped import BASH, Worker, as_sh, contents, context, end_of, is_alive, pids, reaped, spec_fields, unpacked, until
 
 from sched_plugins.core import wrapper
 from sched_plugins.core.job import parse_spec
@@ -120,7 +120,7 @@ def guard_of(worker: Worker) -> int:
     return next(
         int(path.parent.name)
         for path in Path("/proc").glob("[0-9]*/cmdline")
-        if bytes(worker.root) in _bytes(path) and b"\0guard\0" in _bytes(path)
+        if bytes(worker.root) in contents(path) and b"\0guard\0" in contents(path)
     )
 
 
@@ -288,15 +288,8 @@ def test_a_command_killed_as_the_agent_kills_leaves_nothing(worker: Worker, out:
 
 def test_no_guard_outlives_its_attempt(worker: Worker) -> None:
     worker.run("true")
-    mine = [path for path in Path("/proc").glob("[0-9]*/cmdline") if bytes(worker.root) in _bytes(path)]
+    mine = [path for path in Path("/proc").glob("[0-9]*/cmdline") if bytes(worker.root) in contents(path)]
     assert mine == []
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
 
 
 def test_without_setsid_perl_makes_the_session(worker: Worker, out: Path) -> None:

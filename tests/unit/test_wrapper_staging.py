@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import fake_s3
 import pytest
-from wrapped import BASH, Ended, Worker, as_sh, context
+from wrapped import BASH, Ended, Worker, as_sh, contents, context, end_of, reaped, until
 
 from sched_plugins.core import wrapper
 
@@ -150,7 +152,7 @@ def test_a_failed_attempt_keeps_its_files_apart(worker: Worker, s3: Bucket) -> N
 def test_a_timeout_still_stores_what_there_is(worker: Worker, s3: Bucket) -> None:
     slow = worker.change
     worker.change = lambda text: slow(text).replace('sleep "$limit"', "sleep 0.5")
-    s3.put(code={"run.sh": "echo half >result; sleep 300"})
+    s3.put(code={"run.sh": "trap 'exit 0' TERM; echo half >result; while :; do sleep 0.05; done"})
     ended = run(worker, "s3://code/run.sh", timeout=1)
     assert ended.code == wrapper.TIMED_OUT
     assert s3.files("out") == {"here/_sched/attempts/1/result": "half\n"}
@@ -164,6 +166,18 @@ def test_the_jobs_time_does_not_run_on_while_its_results_are_stored(worker: Work
     assert run(worker, "s3://code/run.sh", timeout=1).code == 0
     assert s3.files("out") == {"here/result": "r\n"}
     assert [call[-1] for call in s3.lines("calls.jsonl")].count("s3://out/here/") == 1
+
+
+def test_a_command_told_to_end_while_it_stores_results_leaves_no_transfer(worker: Worker, s3: Bucket) -> None:
+    s3.put(code={"run.sh": "echo r >result"})
+    (s3.root / "slow").write_text("300")
+    stage = {"executable": "s3://code/run.sh", "output": "s3://out/here/"}
+    with reaped(worker.start(stage=stage)) as process:
+        until(lambda: any(call[-1] == "s3://out/here/" for call in s3.lines("calls.jsonl")), "the upload runs")
+        (mark,) = worker.state.glob("attempts/*/mark")
+        os.kill(int(mark.read_text().split("-")[1]), signal.SIGTERM)
+        end_of(process)
+    assert not [pid for pid in Path("/proc").glob("[0-9]*/cmdline") if bytes(s3.root.parent) in contents(pid)]
 
 
 def test_an_attempt_whose_files_cannot_be_fetched_fails_after_a_few_tries(worker: Worker, s3: Bucket) -> None:

@@ -158,3 +158,11 @@ def reaped(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def contents(path: Path) -> bytes:
+    """Those of a file of a process, which may be gone by now."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
