@@ -225,3 +225,10 @@ def test_a_missing_bucket_is_said(s3: Any, endpoint: str, tool: str, tmp_path: P
     done = run(tmp_path, endpoint, tool, executable=f"{here}run.sh", inputs=[here], output=here)
     assert done.returncode == wrapper.STAGE_IN_FAILED
     assert b"NoSuchBucket" in done.stderr
+
+
+def test_a_job_may_write_nothing(s3: Any, bucket: str, endpoint: str, tool: str, tmp_path: Path) -> None:
+    put(s3, bucket, {"run.sh": b"mkdir empty; touch run.sh.tmp; rm run.sh.tmp"})
+    done = run(tmp_path, endpoint, tool, executable=f"s3://{bucket}/run.sh", output=f"s3://{bucket}/out/")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert keys_below(s3, bucket, "out/") == {}
