@@ -33,9 +33,9 @@ def logs(
         float | None, typer.Option(metavar="SECONDS", min=0, help="With --follow: how long to go on.")
     ] = None,
 ) -> int:
-    """Show what a job wrote, also while it runs.
+    """Show what a job wrote.
 
-    While a job runs, Systems Manager tells of its first 24,000 characters; afterwards all of it is shown.
+    While a job runs, as far as Systems Manager tells: often nothing before a try has ended. Afterwards all of it.
     """
     client = shell.jobs(scheduler, environment)
     stream: Literal["stdout", "stderr"] = "stderr" if stderr else "stdout"

@@ -36,8 +36,9 @@ class Logs:
     AWS calls: one GetItem; one GetCommandInvocation while the job runs; one GetObject for each attempt that is
     shown after its end. Following repeats the first two, every 0.5 s at first and every 5 s in the end.
 
-    Systems Manager tells of the first 24,000 characters of stdout (8,000 of stderr) while a command runs; what comes
-    after them is shown when the attempt has ended.
+    While a command runs, Systems Manager tells of at most the first 24,000 characters of stdout (8,000 of stderr), and
+    only if the agent has reported them: often it reports nothing before the end. The rest is shown when the attempt
+    has ended.
     """
 
     def __init__(self, connection: Connection, records: Records, clock: Clock) -> None:

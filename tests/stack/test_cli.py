@@ -1,0 +1,197 @@
+"""The ``sched`` command as a new user types it: every step a process of its own, until nothing is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet_client import eventually
+
+PATIENCE = "90"
+SLEEP = "86123.25"
+"""A length of sleep that no other process has."""
+
+
+class User:
+    """Somebody at a shell, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SCHED_"))
+        } | {"SCHED_LOCAL_STATE": str(folder / "state"), "NO_COLOR": "1"}
+
+    def start(self, line: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "sched_plugins.cli", *shlex.split(line)]
+        return subprocess.Popen(
+            words, cwd=self.folder, env=self.environment, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def types(self, line: str, code: int = 0) -> tuple[str, str]:
+        """Run ``sched <line>``; its stdout and stderr."""
+        process = self.start(line)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == code, f"sched {line}: {process.returncode}\n{out}\n{err}"
+        assert "Traceback" not in err
+        return out, err
+
+    def reads(self, line: str, code: int = 0) -> Any:
+        """The JSON document of ``sched <line> --json``."""
+        return json.loads(
+            self.types(line.replace(" -- ", " --json -- ", 1) if " -- " in line else f"{line} --json", code)[0]
+        )
+
+    def evaluates(self, text: str) -> None:
+        """What ``eval`` does to this user's environment."""
+        program = "import json, os; print(json.dumps(dict(os.environ)))"
+        line = f"{text}\nexec {shlex.quote(sys.executable)} -c {shlex.quote(program)}"
+        told = subprocess.run(["sh", "-c", line], env=self.environment, capture_output=True, text=True, check=True)
+        self.environment = json.loads(told.stdout)
+
+    def aws(self, line: str) -> None:
+        program = "import sys; from awscli.clidriver import main; sys.exit(main())"
+        words = [sys.executable, "-c", program, *shlex.split(line)]
+        subprocess.run(words, env=self.environment, cwd=self.folder, check=True, capture_output=True)
+
+
+def sleeping() -> list[str]:
+    """Processes that sleep for a job of these tests."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if words[:2] == [b"sleep", SLEEP.encode()]:
+                found.append(entry.name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    """A user with a running stack and a scheduler ``sim``."""
+    user = User(tmp_path_factory.mktemp("user"))
+    user.types("local status", code=1)
+    user.types("local env", code=1)
+    try:
+        out, err = user.types("local up")
+        assert "running at http://127.0.0.1:" in out
+        assert 'eval "$(sched local env)"' in err
+        user.evaluates(user.types("local env")[0])
+        user.types("status -s sim anything", code=4)
+        out, err = user.types("deploy scheduler sim --empty-queue-wait-seconds 1")
+        assert "SubmitFunctionName" in out
+        assert "scheduler sim: created" in err
+        yield user
+    finally:
+        user.types("local down")
+        user.types("local status", code=1)
+
+
+def worker(user: User) -> None:
+    tags = "'ResourceType=instance,Tags=[{Key=sim,Value=sim-job-queue}]'"
+    user.aws(f"ec2 run-instances --image-id ami-1 --count 1 --tag-specifications {tags}")
+
+
+def test_jobs_from_submission_to_cancellation(user: User) -> None:
+    job_id = user.types("submit -s sim --retry 1 --success-string Hello -- echo Hello World")[0].strip()
+    assert user.reads(f"status -s sim {job_id}")["status"] == "QUEUED"
+    worker(user)
+    assert f"{job_id} SUCCEEDED" in user.types(f"wait -s sim {job_id} --timeout {PATIENCE}")[0]
+    assert user.types(f"logs -s sim {job_id}")[0] == "Hello World\n"
+    worker(user)
+    out, err = user.types(f"submit -s sim --wait --wait-timeout {PATIENCE} -- 'echo out; exit 3'", code=1)
+    assert out == "out\n"
+    assert err.splitlines()[-1].endswith("exit code 3")
+    listed = user.reads("list -s sim --state ended")
+    assert {job["status"] for job in listed} == {"SUCCEEDED", "FAILED"}
+    assert user.reads("submit -s sim -- true")["outcome"] == "accepted"
+
+
+def test_a_cancelled_job_has_no_processes_within_five_seconds(user: User) -> None:
+    user.types(f"submit -s sim --job-id slow -- 'sleep {SLEEP} & sleep {SLEEP}'")
+    worker(user)
+    eventually(lambda: len(sleeping()) == 2, 90)
+    assert "slow" in user.types("workers -s sim")[0]
+    waiting = user.start("wait -s sim slow")
+    time.sleep(1.5)
+    waiting.send_signal(signal.SIGINT)
+    _, err = waiting.communicate(timeout=30)
+    assert waiting.returncode == 130
+    assert "the job goes on" in err
+    assert len(sleeping()) == 2
+    assert "will end as soon as its command has been stopped" in user.types("cancel -s sim slow")[0]
+    eventually(lambda: not sleeping(), 5)
+    assert "slow CANCELLED" in user.types(f"wait -s sim slow --timeout {PATIENCE}", code=5)[0]
+    assert "had ended already" in user.types("cancel -s sim slow")[0]
+
+
+def test_an_environment_from_its_plan_to_its_end(user: User) -> None:
+    out, err = user.types("deploy environment box -s sim --max-workers 1 --success-string done --plan")
+    assert "AWS::AutoScaling::AutoScalingGroup" in out
+    assert "planned" in err
+    user.types("list -e box", code=4)
+    user.types("deploy environment box -s sim --max-workers 1 --success-string done")
+    folder = user.folder / "case"
+    folder.mkdir()
+    (folder / "in.txt").write_text("input")
+    (folder / "run.sh").write_text("#!/bin/sh\ncp in.txt out.txt\necho done\n")
+    out, _ = user.types(f"upload case --executable run.sh -e box --wait --wait-timeout {PATIENCE}")
+    assert "run.sh SUCCEEDED" in out
+    job_id = user.reads("list -e box")[0]["job_id"]
+    fetched = user.reads(f"results -e box {job_id} --to got")
+    assert sorted(fetched["files"]) == ["in.txt", "out.txt", "run.sh"]
+    assert (user.folder / "got" / "out.txt").read_text() == "input"
+    assert {queue["name"] for queue in user.reads("queues -s sim")} == {"sim-job-queue", "box-job-queue"}
+    assert "box" in user.types("destroy sim --yes", code=1)[1]
+    user.types("destroy box --yes", code=1)
+    user.types("destroy box --yes --delete-data")
+    user.types("list -e box", code=4)
+
+
+def test_a_worker_is_interrupted_and_another_one_attached(user: User) -> None:
+    tried = shlex.quote(str(user.folder / "tried"))
+    once = shlex.quote(f"test -e {tried} || {{ touch {tried}; sleep 600; }}; echo survived")
+    user.types(f"submit -s sim --job-id lost -- {once}")
+    worker(user)
+    eventually(lambda: (user.folder / "tried").exists(), 90)
+    worker_id = user.reads("status -s sim lost")["worker_id"]
+    assert worker_id in user.types("local status")[0]
+    user.types(f"local interrupt {worker_id}")
+    user.aws("ec2 run-instances --image-id ami-1 --count 1")
+    instances = user.reads("local status")["instances"]
+    fresh = next(
+        one["instance_id"]
+        for one in instances
+        if one["state"] in ("pending", "running") and one["instance_id"] != worker_id
+    )
+    assert f"{fresh} takes jobs from sim-job-queue" in user.types(f"attach -s sim {fresh}")[0]
+    assert user.reads(f"wait -s sim lost --timeout {PATIENCE}")["losses"] == 1
+    user.types("local interrupt i-none", code=1)
+
+
+def test_no_stack_is_running(user: User) -> None:
+    other = User(user.folder)
+    other.environment = {**user.environment, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    for line in ("status -s sim x", "submit -s sim -- true", "list -s sim", "cancel -s sim x", "wait -s sim x",
+                 "logs -s sim x", "workers -s sim", "queues -s sim", "upload . --executable x.sh -e box"):  # fmt: skip
+        out, err = other.types(line, code=1)
+        assert out == ""
+        assert "the laptop stack is not running there; start it with `sched local up`" in err.lower()
+        assert err.count("\n") == 1
+
+
+def test_a_bundle_is_written(user: User) -> None:
+    out, _ = user.types("package --to bundle")
+    assert all(Path(user.folder / line).is_file() for line in out.split())
