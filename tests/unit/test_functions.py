@@ -13,6 +13,7 @@ from sched_plugins.aws import world as worlds
 from sched_plugins.aws.items import to_attribute
 from sched_plugins.core import names, write
 from sched_plugins.core import slot as slots
+from sched_plugins.core.environment import MANIFEST
 from sched_plugins.core.record import to_item
 from sched_plugins.core.slot import Slot, Wake
 from sched_plugins.core.state import SlotState, Status, Verdict
@@ -34,6 +35,7 @@ from sched_plugins.functions import (
     trigger,
 )
 from sched_plugins.ports import InstanceState
+from sched_plugins.scheduler.outbox import publish
 from sched_plugins.testing import Behaviour, Habits, Simulation, Way
 
 CONTEXT: Any = SimpleNamespace(
@@ -307,6 +309,13 @@ class TestOutbox:
         assert not simulation.job("a").pending
         assert simulation.job("b").pending
 
+    def test_what_was_sent_meanwhile_is_not_sent_again(self, simulation: Simulation) -> None:
+        """As when one record of a batch failed: the stream then delivers all that came after it again."""
+        records = self.queued(simulation, "a", "b")
+        for _ in range(2):
+            assert outbox.handler({"Records": records}, CONTEXT) == {"batchItemFailures": []}
+        assert len(simulation.queues.stored(simulation.queue)) == 2
+
     def test_a_record_with_nothing_pending_is_passed_over(self, simulation: Simulation) -> None:
         [record] = self.queued(simulation, "a")
         del record["dynamodb"]["NewImage"]["pending"]
@@ -432,6 +441,25 @@ class TestTrigger:
         records = [upload("x/run.sh"), upload("x/run.sh", message_id="m2"), upload("x/data.txt", message_id="m3")]
         assert trigger.handler({"Records": records}, CONTEXT) == {"batchItemFailures": []}
         assert len(environment.tables.items(Table.JOBS)) == 1
+
+    def test_a_manifest_that_is_written_twice_starts_its_successor_once(
+        self, environment: Simulation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its first writer may have died at once; each writing is an upload with a sequencer of its own."""
+        monkeypatch.setenv("STAGE_EXECUTABLE", "/opt/mesh")
+        monkeypatch.setenv("TRIGGER_SUFFIX", MANIFEST)
+        folder = f"s3://{BUCKET}/run-1/before/"
+        stage = {"executable": "/opt/before", "output": folder, "writer": "before"}
+        environment.submit("before", stage=stage, commands=[])
+        for sequencer in ("0A", "0B"):
+            ended = environment.job("before").changed(status=Status.SUCCEEDED, run_id="run-1")
+            ended = ended.changed(pending=ended.event_id)
+            environment.world.tables.write(write.job("test", environment.job("before"), ended))
+            assert publish(environment.world, [ended]) == {}
+            event = upload(f"run-1/before/{MANIFEST}", sequencer)
+            assert trigger.handler({"Records": [event]}, CONTEXT) == {"batchItemFailures": []}
+        record = environment.job(folder + MANIFEST)
+        assert (len(record.run_ids), record.next_run) == (1, None)
 
     def test_only_what_could_not_be_decided_comes_again(self, environment: Simulation) -> None:
         self.put(environment, "x/run.sh")

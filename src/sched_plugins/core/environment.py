@@ -19,6 +19,8 @@ OVERRIDES = "_sched/parameters.json"
 """Key, below the first stage's input folder, of parameters for the stages of one run: {stage: {name: value}}."""
 ENVIRONMENT_METADATA = "sched-environment"
 RUN_METADATA = "sched-run-id"
+EVENT_METADATA = "sched-event"
+"""Of a manifest: which end of a run it tells of. It may be written twice, and each writing is an upload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ def uploaded_job(
     environment: Environment,
     upload: Upload,
     *,
+    event: str = "",
     manifest_etags: Mapping[str, str] | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Submission:
@@ -118,7 +121,9 @@ def uploaded_job(
     Args:
         environment: where it was uploaded.
         upload: the event.
-        manifest_etags: of a fan-in stage, the ETags of all its predecessors' manifests.
+        event: of a manifest, the end that it tells of: however often that is written, it starts one run.
+        manifest_etags: of a fan-in stage, what tells its predecessors' manifests from earlier ones: the ends that they
+            tell of, or else their ETags.
         overrides: parameters of this run for the stages of the pipeline, ahead of the deployed ones.
 
     Raises:
@@ -127,6 +132,8 @@ def uploaded_job(
     folder, run = upload.folder, run_path(environment, upload)
     job_id, run_id = upload.uri, upload_run_id(upload.sequencer)
     inputs, input_names = [f"s3://{upload.bucket}/{folder}"] if folder else [], []
+    if environment.is_chained and event:
+        run_id = f"manifest-{event}"
     if environment.fan_in:
         input_names = list(environment.fan_in)
         inputs = [f"s3://{upload.bucket}/{run}{name}/" for name in input_names]

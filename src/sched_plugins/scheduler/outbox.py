@@ -6,11 +6,13 @@ every send was confirmed; whoever dies in between leaves it to the stream's retr
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
 
 from sched_plugins.core import message, submission, worker
+from sched_plugins.core.environment import ENVIRONMENT_METADATA, EVENT_METADATA, RUN_METADATA
 from sched_plugins.core.record import JobRecord, to_text
 from sched_plugins.core.slot import Slot
 from sched_plugins.core.state import Status
@@ -27,7 +29,14 @@ def publish(world: World, records: Sequence[JobRecord]) -> dict[str, Exception]:
     Returns:
         By job id, what could not be sent or settled; all else is done.
     """
-    latest = {record.job_id: record for record in records if record.pending == record.event_id}
+    seen = {record.job_id: record.pending for record in records if record.pending == record.event_id}
+    try:
+        # A stream shows a record again after its effect was sent: with each retry of its batch, and when the sweep
+        # was faster. To send it again then could overwrite the manifest of a later run.
+        read = world.tables.jobs(list(seen)) if seen else {}
+    except SchedulerError as error:
+        return dict.fromkeys(seen, error)
+    latest = {key: record for key, record in read.items() if record.pending == record.event_id == seen[key]}
     failed = _send_all(world, list(latest.values()))
     for record in latest.values():
         if record.job_id in failed:
@@ -89,7 +98,11 @@ def _write_manifests(world: World, record: JobRecord) -> None:
     stage = record.spec.stage
     if stage is None or record.status is not Status.SUCCEEDED:
         return
-    metadata = {"sched-run-id": record.run_id, "sched-environment": stage.writer}
+    metadata = {
+        RUN_METADATA: record.run_id,
+        ENVIRONMENT_METADATA: stage.writer,
+        EVENT_METADATA: hashlib.sha256(record.event_id.encode()).hexdigest(),
+    }
     for folder in (stage.output, *stage.outputs_too):
         found = world.objects.listing(folder, MAX_MANIFEST_KEYS + 1)
         files = [one for one in found if not one.key.startswith("_sched/")]

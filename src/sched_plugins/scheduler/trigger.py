@@ -8,6 +8,7 @@ from typing import Any
 
 from sched_plugins.core import limits
 from sched_plugins.core.environment import (
+    EVENT_METADATA,
     MANIFEST,
     OVERRIDES,
     Environment,
@@ -57,9 +58,10 @@ def _submission(world: World, environment: Environment, upload: Upload) -> Submi
         found = world.objects.metadata(uri)
         if found is None:
             return None  # Its own event comes when it is written.
-        etags[name] = found["etag"]
+        etags[name] = found.get(EVENT_METADATA) or found["etag"]
     overrides = _overrides(world, environment, upload)
-    return uploaded_job(environment, upload, manifest_etags=etags, overrides=overrides)
+    event = metadata.get(EVENT_METADATA, "")
+    return uploaded_job(environment, upload, event=event, manifest_etags=etags, overrides=overrides)
 
 
 def _overrides(world: World, environment: Environment, upload: Upload) -> Mapping[str, Mapping[str, Any]]:
