@@ -21,7 +21,7 @@ from sched_plugins.core.judge import (
     Succeeded,
     judge,
 )  # fmt: skip
-from sched_plugins.core.wrapper import ALREADY_STARTED, EXIT_REMAPPED, STAGE_OUT_FAILED, STARTED_TOO_LATE
+from sched_plugins.core.wrapper import ALREADY_STARTED, EXIT_REMAPPED, NOT_PREPARED, STAGE_OUT_FAILED, STARTED_TOO_LATE
 
 WORD = spec(job_success_string="Hello")
 LONG = "." * limits.API_STDOUT_CHARACTERS
@@ -125,6 +125,7 @@ def test_another_document_has_no_trailer() -> None:
         (answer(143, status="Cancelled", details="Cancelled"), False),
         (answer(ALREADY_STARTED), False),
         (answer(STARTED_TOO_LATE), True),
+        (answer(NOT_PREPARED), False),
     ],
 )
 def test_what_is_no_fault_of_the_job_is_a_loss(told: Invocation, retire: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sched_plugins.core import limits
 from sched_plugins.core.job import JobSpec
-from sched_plugins.core.wrapper import ALREADY_STARTED, EXIT_REMAPPED, STARTED_TOO_LATE, read_trailer
+from sched_plugins.core.wrapper import ALREADY_STARTED, EXIT_REMAPPED, NOT_PREPARED, STARTED_TOO_LATE, read_trailer
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,5 +166,7 @@ def _failure(answer: Invocation, real_code: int | None, reason: str, metrics: di
         return Lost("the worker's agent was restarted while the job ran")
     if answer.exit_code == STARTED_TOO_LATE:
         return Lost("the command reached the worker too late", retire=True)
+    if answer.exit_code == NOT_PREPARED:
+        return Lost(f"the worker could not prepare the attempt: {reason or 'no reason given'}")
     code = real_code if answer.exit_code == EXIT_REMAPPED and real_code is not None else answer.exit_code
     return Failed(reason or f"exit code {code}", code, metrics)
