@@ -16,7 +16,7 @@ from sched_plugins.aws.batches import batches
 from sched_plugins.aws.clients import TRIES
 from sched_plugins.aws.queues import ABSENCE_REMEMBERED, SqsQueues
 from sched_plugins.core import limits
-from sched_plugins.errors import InvalidInput, QueueNotFound, Refused, ServiceError, Throttled, Unknown
+from sched_plugins.errors import InvalidInput, NotPermitted, QueueNotFound, Refused, ServiceError, Throttled, Unknown
 
 LOST = ReadTimeoutError(endpoint_url="https://aws")
 URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/q"
@@ -133,6 +133,20 @@ def test_siblings_are_the_schedulers_own_until_the_queue_has_some() -> None:
     clients.sqs().delete_queue(QueueUrl=url)
     assert isinstance(queues.send("q-finished", ["x"])[0], QueueNotFound)
     assert queues.siblings("q") == ("sim-job-queue-finished", "sim-job-queue-failed")
+
+
+@pytest.mark.parametrize("region", ["us-east-1", ""])
+def test_siblings_that_may_not_be_looked_up(region: str) -> None:
+    """Elsewhere AWS hides so whether they exist, and the scheduler's own serve; at home it is a fault to be told."""
+    clients = make_clients()
+    Wire(clients.sqs(region), refusal("AccessDenied"))
+    queues = SqsQueues(SETTINGS, clients)
+    if region:
+        own = ("sim-job-queue-finished", "sim-job-queue-failed")
+        assert queues.siblings(f"arn:aws:sqs:{region}:123456789012:q") == own
+    else:
+        with pytest.raises(NotPermitted):
+            queues.siblings("q")
 
 
 def scripted(*replies: Reply | Exception) -> tuple[SqsQueues, Wire]:

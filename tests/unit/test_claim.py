@@ -7,12 +7,13 @@ from datetime import timedelta
 import pytest
 from rule_records import LATER, NOW, QUEUE, WORKER, free_slot, held_slot, queued, round_, running, spec, started
 
-from sched_plugins.core import claim, limits
+from sched_plugins.core import claim, limits, submission
 from sched_plugins.core.claim import Discard, Leave, Reject, Start
 from sched_plugins.core.message import JobMessage
-from sched_plugins.core.record import JobRecord
+from sched_plugins.core.record import JobRecord, from_item, to_item
 from sched_plugins.core.slot import Slot, Wake
 from sched_plugins.core.state import SlotState, Status, Verdict
+from sched_plugins.core.submission import Outcome, Submission
 from sched_plugins.ports import TransactionFailed
 from sched_plugins.testing import VirtualClock
 from sched_plugins.testing.tables import MemoryTables
@@ -141,3 +142,28 @@ def test_a_settled_slot_is_looked_at_only_when_its_lease_ends() -> None:
     write = claim.look_later(held_slot(), None)
     assert write.removals == ("look_at",)
     assert not write.changes
+
+
+ELSEWHERE = "arn:aws:sqs:eu-west-1:123456789012:far-queue"
+
+
+def test_a_job_of_a_queue_elsewhere_keeps_the_queues_address() -> None:
+    """Its retry's message goes back to that queue; by its name alone it is not found from this region."""
+    raw = claim.decide(RAW, "m-1", None, free_slot(queue=ELSEWHERE), round_(), NOW)
+    assert isinstance(raw, Start)
+    assert (raw.job.queue, raw.job.address) == ("far-queue", ELSEWHERE)
+    assert from_item(to_item(raw.job)).address == ELSEWHERE
+
+
+@pytest.mark.parametrize("given", [ELSEWHERE, "https://sqs.eu-west-1.amazonaws.com/123456789012/far-queue"])
+@pytest.mark.parametrize("tag", [ELSEWHERE, "far-queue"])
+def test_a_job_submitted_to_a_queues_address_is_claimed_by_its_workers(given: str, tag: str) -> None:
+    record = submission.new_run(Submission(spec(), "run-1", given), None, NOW)
+    assert record.address == given
+    assert isinstance(claim.decide(OWN, "m-1", record, free_slot(queue=tag), round_(), NOW), Start)
+    assert submission.decide(Submission(spec(), "run-2", "far-queue"), record, NOW).outcome is Outcome.EXISTING
+
+
+def test_a_queues_name_is_all_of_its_address() -> None:
+    assert "queue_address" not in to_item(queued())
+    assert queued().address == QUEUE

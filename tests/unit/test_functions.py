@@ -309,6 +309,20 @@ class TestOutbox:
         assert not simulation.job("a").pending
         assert simulation.job("b").pending
 
+    def test_a_message_goes_to_the_address_of_its_queue(
+        self, simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        address = f"arn:aws:sqs:eu-west-1:123456789012:{simulation.queue}"
+        simulation.habits.stream_copies = 0
+        simulation.submit("a", queue=address)
+        addresses: list[str] = []
+        send = simulation.queues.send
+        monkeypatch.setattr(
+            simulation.queues, "send", lambda queue, bodies: addresses.append(queue) or send(queue, bodies)
+        )
+        assert publish(simulation.world, [simulation.job("a")]) == {}
+        assert addresses == [address]
+
     def test_what_was_sent_meanwhile_is_not_sent_again(self, simulation: Simulation) -> None:
         """As when one record of a batch failed: the stream then delivers all that came after it again."""
         records = self.queued(simulation, "a", "b")

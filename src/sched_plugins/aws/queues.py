@@ -15,7 +15,7 @@ from sched_plugins.aws.batches import batches
 from sched_plugins.aws.clients import Clients
 from sched_plugins.aws.settings import Settings
 from sched_plugins.core import limits, names
-from sched_plugins.errors import InvalidInput, QueueNotFound, Refused, SchedulerError, Unknown
+from sched_plugins.errors import InvalidInput, NotPermitted, QueueNotFound, Refused, SchedulerError, Unknown
 from sched_plugins.ports import Message
 
 if TYPE_CHECKING:
@@ -180,7 +180,10 @@ class SqsQueues:
             return False
         try:
             self._look_up(queue)
-        except QueueNotFound:
+        except (QueueNotFound, NotPermitted) as error:
+            # AWS hides from those who may not look whether a queue of another region or account is there.
+            if isinstance(error, NotPermitted) and not names.address(queue):
+                raise
             self._absent[queue] = self._monotonic() + ABSENCE_REMEMBERED
             return False
         return True

@@ -39,6 +39,11 @@ def queue_name(queue: str) -> str:
     return queue.rsplit("/", 1)[-1].rsplit(":", 1)[-1]
 
 
+def address(queue: str) -> str:
+    """The ARN or URL that a queue was given by; empty if it was given by its name, which is all of its address."""
+    return "" if queue == queue_name(queue) else queue
+
+
 def finished_queue(queue: str) -> str:
     """The sibling of a job queue that receives successes."""
     return f"{queue}-finished"

@@ -91,11 +91,18 @@ class JobRecord:
     """Of a rejected message: its text, or the first 4 KiB of a larger one."""
     body_uri: str = ""
     body_sha256: str = ""
+    queue_address: str = ""
+    """ARN or URL of the queue, if it was given so: its name alone is not enough in another region or account."""
 
     @property
     def job_id(self) -> str:
         """Who the job is."""
         return self.spec.job_id
+
+    @property
+    def address(self) -> str:
+        """Where the queue is found: its ARN or URL if that is known, or its name."""
+        return self.queue_address or self.queue
 
     @property
     def retries(self) -> int:
@@ -136,8 +143,8 @@ class JobRecord:
 
 _TIMES = ("submitted_at", "updated_at", "queued_at", "started_at", "finished_at")
 _TEXTS = (
-    "run_id", "queue", "status_reason", "worker_id", "command_id", "output", "stdout_uri", "stderr_uri",
-    "pending", "cancel_requested", "body", "body_uri", "body_sha256",
+    "run_id", "queue", "queue_address", "status_reason", "worker_id", "command_id", "output", "stdout_uri",
+    "stderr_uri", "pending", "cancel_requested", "body", "body_uri", "body_sha256",
 )  # fmt: skip
 _SPEC_FIELDS = tuple(info.alias or name for name, info in JobSpec.model_fields.items())
 

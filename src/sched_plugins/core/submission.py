@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sched_plugins.core import limits, write
+from sched_plugins.core import limits, names, write
 from sched_plugins.core.job import JobSpec
 from sched_plugins.core.record import JobRecord, NextRun
 from sched_plugins.core.state import Status
@@ -39,6 +39,7 @@ class Submission:
     spec: JobSpec
     run_id: str
     queue: str
+    """Name, ARN or URL of the job queue."""
     keep: bool = False
     """During a live run, keep this one for later instead of refusing it: so do uploads."""
 
@@ -72,7 +73,8 @@ def new_run(submission: Submission, before: JobRecord | None, now: datetime) -> 
         run_id=submission.run_id,
         run_ids=before.with_run_id(submission.run_id) if before else (submission.run_id,),
         status=Status.QUEUED,
-        queue=submission.queue,
+        queue=names.queue_name(submission.queue),
+        queue_address=names.address(submission.queue),
         submitted_at=now,
         updated_at=now,
         queued_at=now,
@@ -85,10 +87,9 @@ def decide(submission: Submission, record: JobRecord | None, now: datetime) -> D
     if record is None:
         fresh = new_run(submission, None, now)
         return Decision(Outcome.ACCEPTED, fresh, write.job("submit.first", None, fresh, write.absent("job_id")))
-    if record.queue != submission.queue:
-        reason = (
-            f"job {record.job_id!r} belongs to queue {record.queue!r}, not {submission.queue!r}; choose another job id"
-        )
+    queue = names.queue_name(submission.queue)
+    if record.queue != queue:
+        reason = f"job {record.job_id!r} belongs to queue {record.queue!r}, not {queue!r}; choose another job id"
         return Decision(Outcome.CONFLICT, record, reason=reason)
     if record.knows(submission.run_id):
         return Decision(Outcome.DUPLICATE, record)
@@ -146,7 +147,7 @@ def _keep(submission: Submission, record: JobRecord) -> Decision:
 def settle(record: JobRecord, now: datetime) -> tuple[JobRecord, Write]:
     """The record after the outbox has sent its effect: nothing pending, or the run that waited begins."""
     if record.is_terminal and record.next_run is not None:
-        waiting = Submission(record.next_run.spec, record.next_run.run_id, record.queue)
+        waiting = Submission(record.next_run.spec, record.next_run.run_id, record.address)
         fresh = new_run(waiting, record, now)
         return fresh, write.job(
             "settle.next", record, fresh,

@@ -128,9 +128,7 @@ def _release(world: World, queue: str, received: Message, delay: int = 0) -> Non
 
 def reject(world: World, queue: str, received: Message, reason: str) -> None:
     """Store why a message is no valid job, then delete it; the outbox sends it to the failed queue."""
-    record = message.rejection(
-        received.message_id, received.body, names.queue_name(queue), reason, received.sent_at, world.clock.now()
-    )
+    record = message.rejection(received.message_id, received.body, queue, reason, received.sent_at, world.clock.now())
     if record.body_sha256:
         record = record.changed(body_uri=world.objects.store_rejected(received.message_id, received.body))
     try:

@@ -54,10 +54,10 @@ def _send_all(world: World, records: Sequence[JobRecord]) -> dict[str, Exception
     ended = [record for record in records if record.is_terminal]
     outgoing: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for record in queued:
-        outgoing[record.queue].append((record.job_id, message.compose(record)))
+        outgoing[record.address].append((record.job_id, message.compose(record)))
     for record in ended:
         try:
-            finished, failures = world.queues.siblings(record.queue)
+            finished, failures = world.queues.siblings(record.address)
             _write_manifests(world, record)
         except SchedulerError as error:
             failed[record.job_id] = error
