@@ -23,7 +23,10 @@ from sched_plugins.scheduler.submit import submit
 from sched_plugins.scheduler.workers import attach, terminate
 
 LISTING_LAG = timedelta(seconds=60)
-"""How long Step Functions and Systems Manager may fail to list what has just begun (own, generous)."""
+"""How long Step Functions may fail to list what has just begun (own, generous)."""
+COMMAND_LAG = timedelta(seconds=5)
+"""The same for Systems Manager (own). Short, because a look too early costs one read and changes nothing, while a
+look too late adds a minute to every job whose event was lost."""
 BATCH = 100
 """Records published at a time, and dead letters read in one sweep, times ten."""
 
@@ -209,7 +212,7 @@ def _due(slot: Slot, fleet: _Fleet) -> bool:
     if slot.lease_until is not None and slot.lease_until <= fleet.now:
         return True
     comment = names.comment(slot.job_id, slot.run_id, slot.attempt)
-    settled = slot.claimed_at is not None and fleet.now - slot.claimed_at >= LISTING_LAG
+    settled = slot.claimed_at is not None and fleet.now - slot.claimed_at >= COMMAND_LAG
     return settled and comment not in fleet.commands
 
 
