@@ -482,6 +482,13 @@ class TestTrigger:
         assert trigger.handler({"Records": records}, CONTEXT) == {"batchItemFailures": [{"itemIdentifier": "bad"}]}
         assert environment.job(f"s3://{BUCKET}/x/run.sh")
 
+    def test_an_upload_whose_job_id_another_queue_has_is_not_dropped(self, environment: Simulation) -> None:
+        self.put(environment, "x/run.sh")
+        environment.queues.create_trio("other-job-queue")
+        environment.submit(f"s3://{BUCKET}/x/run.sh", queue="other-job-queue")
+        answer = trigger.handler({"Records": [upload("x/run.sh")]}, CONTEXT)
+        assert answer == {"batchItemFailures": [{"itemIdentifier": "m1"}]}
+
     def test_the_schedule_asks_for_workers_too(self, environment: Simulation) -> None:
         environment.send_raw(job(), environment.queue)
         assert scale.handler({}, CONTEXT) == {"capacity": 1}

@@ -13,6 +13,9 @@ from sched_plugins.functions import settings
 from sched_plugins.functions.process import logger, world
 from sched_plugins.functions.scale import ask_for_workers
 
+# A conflict is another queue's job with this object's address for its id: nothing may drop the upload unnoticed.
+_UNDECIDED = (None, Outcome.BUSY, Outcome.CONFLICT)
+
 
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
@@ -31,9 +34,10 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
             continue
         outcome = answer.decision.outcome if answer.decision is not None and answer.error is None else None
         accepted += outcome is Outcome.ACCEPTED
-        if outcome is None or outcome is Outcome.BUSY:
+        if outcome in _UNDECIDED:
             again.append(message_id)
-            logger.warning("not submitted", extra={"uri": upload.uri, "reason": str(answer.error or outcome)})
+            reason = answer.error or (answer.decision and answer.decision.reason)
+            logger.warning("not submitted", extra={"uri": upload.uri, "reason": str(reason)})
         else:
             logger.info("upload", extra={"uri": upload.uri, "outcome": str(outcome)})
     if accepted:
