@@ -230,3 +230,9 @@ def test_names_of_the_longest_allowed_stack_fit_their_services() -> None:
     for kind in KINDS:
         for function in of_type(kind, "AWS::Serverless::Function").values():
             assert len(resolved(function["FunctionName"], longest)) <= 64
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_conditions_select_nothing_from_a_list_that_may_be_empty(kind: Kind) -> None:
+    """Fn::Select fails the whole stack where there is nothing to select; joining an empty list gives an empty text."""
+    assert "Fn::Select" not in json.dumps(template(kind)["Conditions"])
