@@ -12,6 +12,9 @@ from sched_plugins.errors import QueueNotFound, Refused
 from sched_plugins.ports import Message
 from sched_plugins.testing.clock import VirtualClock
 
+ARN = "arn:aws:sqs:eu-central-1:000000000000:"
+"""Beginning of the address by which a dead letter names the queue that it came from."""
+
 
 @dataclass
 class Stored:
@@ -111,7 +114,7 @@ class MemoryQueues:
             return
         for message in [one for one in self._visible(name) if one.receives >= self.max_receives]:
             self._queues[name].remove(message)
-            self._queues[self._dead_letters].append(replace(message, receives=0, receipt="", source=name))
+            self._queues[self._dead_letters].append(replace(message, receives=0, receipt="", source=f"{ARN}{name}"))
 
     def delete(self, queue: str, receipt: str) -> None:
         """Take a message away; a receipt that is no longer the latest takes nothing away."""
