@@ -1,7 +1,7 @@
 """Anything may happen at any time: a machine that plays a scheduler's bad days and checks every invariant.
 
 After each step what must always be true is checked; in the end everything drains to rest and all is checked.
-``SCHED_PROPERTY=long`` plays much longer, and differently every time.
+``SCHED_EXAMPLES=5000`` plays so many times, longer, and differently every time.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from sched_plugins.ports import ConditionFailed, InstanceState, RefusedForJob, R
 from sched_plugins.testing import Behaviour, Faults, Habits, Simulation, Way, violations
 from sched_plugins.testing.commands import Attempt
 
-LONG = os.environ.get("SCHED_PROPERTY") == "long"
+LONG = int(os.environ.get("SCHED_EXAMPLES", "0"))
 SETTINGS = settings(
-    max_examples=5_000 if LONG else 120,
+    max_examples=LONG or 500,
     stateful_step_count=60 if LONG else 25,
     deadline=None,
     derandomize=not LONG,
