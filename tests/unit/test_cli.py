@@ -371,8 +371,9 @@ def test_a_deployment_shows_its_plan_its_steps_and_its_outputs(
     stack: ClientStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Deploying(monkeypatch)
+    assert "Add     JobQueue  AWS::SQS::Queue" in sched("deploy", "scheduler", "sim", "--plan").out
     ran = sched("deploy", "scheduler", "sim")
-    assert "Add     JobQueue  AWS::SQS::Queue" in ran.out
+    assert "sim: creating 1 resources" in ran.err
     assert "SchedulerName  sim" in ran.out
     assert "CREATE_COMPLETE  sim/JobQueue (AWS::SQS::Queue)" in ran.err
     assert "scheduler sim: created" in ran.err
@@ -440,3 +441,20 @@ def test_moments() -> None:
     assert jobs.moment("2026-01-31T08:00+00:00") == datetime(2026, 1, 31, 8, tzinfo=UTC)
     with pytest.raises(InvalidInput):
         jobs.moment("2 weeks")
+
+
+@pytest.mark.parametrize("live", ["working", "redrawing"])
+def test_a_result_does_not_run_into_what_is_being_redrawn(monkeypatch: pytest.MonkeyPatch, live: str) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    shown = Output(as_json=False)
+    with shown.working("[waiting]") if live == "working" else shown.redrawing(lambda: "drawn"):
+        shown.line("the result")
+        shown.say("a message")
+    told = terminal.getvalue()
+    for line in ("the result\n", "a message\n"):
+        before = told[: told.index(line)]
+        assert before.endswith(("\n", "\x1b[2K")), repr(before[-20:])
+    assert ("[waiting]" in told) is (live == "working")

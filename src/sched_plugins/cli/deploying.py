@@ -18,6 +18,9 @@ from sched_plugins.errors import InvalidInput
 if TYPE_CHECKING:
     from sched_plugins.deploy import Change, Deployment, StackEvent, Target
 
+_ROWS = 15
+"""Rows of the table of an operation under way."""
+
 app = typer.Typer(
     help="Create or update schedulers, environments and pipelines.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -47,7 +50,7 @@ def scheduler(
     """Create or update a scheduler. A parameter left out keeps its value, or has its default in a new stack."""
     from sched_plugins import deploy
 
-    with _Shown(shell, name).following() as shown:
+    with _Shown(shell, name, plan_only=plan).following() as shown:
         done = deploy.deploy_scheduler(
             name,
             shell.parameters,
@@ -76,7 +79,7 @@ def environment(
     """
     from sched_plugins import deploy
 
-    with _Shown(shell, name).following() as shown:
+    with _Shown(shell, name, plan_only=plan).following() as shown:
         done = deploy.deploy_environment(
             name,
             scheduler=_scheduler_name(scheduler),
@@ -224,8 +227,9 @@ def _report(shell: Shell, done: Deployment) -> None:
 class _Shown:
     """What a stack operation shows: its plan, then a table of its resources, or a line for each step in a pipe."""
 
-    def __init__(self, shell: Shell, name: str) -> None:
+    def __init__(self, shell: Shell, name: str, *, plan_only: bool = False) -> None:
         self._shell = shell
+        self._plan_only = plan_only
         self._name = name
         self._rows: dict[tuple[str, str], StackEvent] = {}
         self._redraw: Callable[[], None] = lambda: None
@@ -234,18 +238,14 @@ class _Shown:
     @contextmanager
     def following(self) -> Iterator[_Shown]:
         """While the operation is under way."""
-        if not self._shell.output.is_interactive:
-            yield self
-            return
-        from rich.console import Console
-        from rich.live import Live
-
-        with Live(console=Console(stderr=True), get_renderable=self._table, refresh_per_second=8) as live:
-            self._redraw = live.refresh
+        with self._shell.output.redrawing(self._table) as self._redraw:
             yield self
 
     def plan(self, changes: tuple[Change, ...]) -> None:
-        """Show what will change."""
+        """Show what will change; of a new stack, unless only the plan was asked for, how much."""
+        if not self._plan_only and all(one.action == "Add" for one in changes):
+            self._shell.output.say(f"{self._name}: creating {len(changes)} resources")
+            return
         rows = [
             (one.action, one.resource, one.type, f"replaced: {one.replacement}" if one.replacement == "True" else "",
              ", ".join(one.details))
@@ -255,6 +255,8 @@ class _Shown:
 
     def event(self, event: StackEvent) -> None:
         """Show a step."""
+        # What happened last stands last.
+        self._rows.pop((event.stack, event.resource), None)
         self._rows[(event.stack, event.resource)] = event
         if not self._shell.output.is_interactive:
             why = f": {event.reason}" if event.reason else ""
@@ -270,7 +272,7 @@ class _Shown:
         table = Table(box=None, pad_edge=False, header_style="bold", title=None)
         for column in ("RESOURCE", "TYPE", "STATUS", ""):
             table.add_column(column, overflow="fold")
-        for one in list(self._rows.values())[-25:]:
+        for one in list(self._rows.values())[-_ROWS:]:
             style = "red" if one.failed else "green" if one.status.endswith("_COMPLETE") else "yellow"
             table.add_row(Text(one.resource), Text(one.type), Text(one.status, style=style), Text(one.reason))
         return table

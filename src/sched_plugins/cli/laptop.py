@@ -77,10 +77,8 @@ def status(shell: Shell, state: StateFolder = None) -> int:
     instances: list[dict[str, Any]] = list(told.get("instances", []))
     if instances and not shell.output.as_json:
         shell.output.line("")
-        columns = list(instances[0])
-        shell.output.table(
-            [name.upper().replace("_", " ") for name in columns], [list(one.values()) for one in instances]
-        )
+        rows = [(one["instance_id"], one["state"], _tags(one.get("tags", {}))) for one in instances]
+        shell.output.table(("INSTANCE", "STATE", "TAGS"), rows)
     return ExitCode.SUCCEEDED
 
 
@@ -134,6 +132,10 @@ def interrupt(
     lifecycle.interrupt(instance, state, warning_seconds=warning)
     shell.output.document({"instance_id": instance, "warning_seconds": warning})
     shell.output.line(f"{instance} is being taken away")
+
+
+def _tags(tags: dict[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in tags.items())
 
 
 def _plain(info: StackInfo) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
@@ -31,6 +31,8 @@ class Output:
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         self._written = False
+        self._live: Any = None
+        """What is being redrawn on stderr; it makes room for every line that is written."""
 
     @cached_property
     def _out(self) -> Console:
@@ -68,24 +70,24 @@ class Output:
 
     def line(self, text: str) -> None:
         """A line of the command's result, for people."""
-        if not self.as_json:
-            sys.stdout.write(printable(text) + "\n")
-            sys.stdout.flush()
+        self.text(printable(text) + "\n")
 
     def text(self, text: str) -> None:
         """A piece of the command's result exactly as it is, for people and pipes."""
         if not self.as_json:
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            with self._room():
+                sys.stdout.write(text)
+                sys.stdout.flush()
 
     def say(self, message: str, color: str = "") -> None:
         """A message to whoever watches."""
         text = " ".join(printable(message).split("\n"))
-        if not sys.stderr.isatty() or "NO_COLOR" in os.environ or not color:
-            sys.stderr.write(text + "\n")
-            sys.stderr.flush()
-        else:
-            self._err.print(text, style=color)
+        with self._room():
+            if not sys.stderr.isatty() or "NO_COLOR" in os.environ or not color:
+                sys.stderr.write(text + "\n")
+                sys.stderr.flush()
+            else:
+                self._err.print(text, style=color)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str = "") -> None:
         """A table of the command's result, for people. Cells wrap where the terminal is narrow; none is cut."""
@@ -111,7 +113,8 @@ class Output:
             table.add_column(column, overflow="fold")
         for row in listed:
             table.add_row(*(Text(text, style=_COLORS.get(text, "")) for text in row))
-        self._out.print(table)
+        with self._room():
+            self._out.print(table)
 
     def facts(self, facts: Iterable[tuple[str, Any]]) -> None:
         """Names and values, one a line; those without a value are left out."""
@@ -129,10 +132,45 @@ class Output:
     def working(self, message: str) -> Iterator[Status]:
         """A line on stderr that changes while something is awaited; in a pipe only its changes' lines."""
         if self.is_interactive:
-            with self._err.status(printable(message)) as spinner:
-                yield Status(self, lambda text: spinner.update(printable(text)))
+            from rich.text import Text
+
+            with self._redrawn(self._err.status(Text(printable(message)))) as spinner:
+                yield Status(lambda text: spinner.update(Text(printable(text))))
         else:
-            yield Status(self, self.say)
+            yield Status(self.say)
+
+    @contextmanager
+    def redrawing(self, draw: Callable[[], Any]) -> Iterator[Callable[[], None]]:
+        """What ``draw`` gives, on stderr, drawn again at each call of what this gives; nothing where nobody watches."""
+        if not self.is_interactive:
+            yield lambda: None
+            return
+        from rich.live import Live
+
+        with self._redrawn(Live(console=self._err, get_renderable=draw, transient=True)) as live:
+            yield live.refresh
+
+    @contextmanager
+    def _redrawn(self, live: Any) -> Iterator[Any]:
+        with live:
+            self._live = live
+            try:
+                yield live
+            finally:
+                self._live = None
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """While a line is written, nothing is being redrawn where it goes."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+        try:
+            yield
+        finally:
+            if live is not None:
+                live.start()
+                self._live = live
 
     @contextmanager
     def transfer(self, label: str) -> Iterator[Progress | None]:
@@ -156,8 +194,7 @@ def told(error: Exception) -> dict[str, Any]:
 class Status:
     """The line that :meth:`Output.working` shows. What is shown again and again is written once into a pipe."""
 
-    def __init__(self, output: Output, update: Any) -> None:
-        self._output = output
+    def __init__(self, update: Callable[[str], None]) -> None:
         self._update = update
         self._last = ""
 
