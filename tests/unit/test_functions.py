@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from sched_plugins import scheduler as use_cases
 from sched_plugins.aws import world as worlds
 from sched_plugins.aws.items import to_attribute
 from sched_plugins.core import names, write
@@ -259,6 +261,25 @@ class TestSweep:
         simulation.faults.plan = {len(simulation.faults.calls): Way.FAILS}
         with pytest.raises(sweep.SweepIncomplete, match="1 duties failed"):
             sweep.handler({}, CONTEXT)
+
+    def test_jobs_that_wait_in_masses_keep_no_worker_from_being_tended(
+        self, simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys.modules["sched_plugins.scheduler.sweep"], "REQUEUED_A_SWEEP", 150)
+        simulation.workers.groups[simulation.group].maximum = 0
+        for number in range(160):
+            simulation.submit(f"job-{number}")
+        simulation.run_for(30)
+        simulation.clock.jump(700)
+        simulation.faults.calls.clear()
+        found = []
+        for _ in range(3):
+            found.append(use_cases.sweep(simulation.world, 600).requeued)
+            simulation.clock.jump(10)  # The index follows the table.
+        assert found == [150, 10, 0]
+        calls = simulation.faults.calls
+        assert calls.index("workers.tagged") < calls.index("tables.queued")
+        assert calls.count("tables.write_each") == 3, "a hundred at a time"
 
     def test_the_age_of_a_message_that_is_sent_again_is_a_setting(
         self, simulation: Simulation, monkeypatch: pytest.MonkeyPatch

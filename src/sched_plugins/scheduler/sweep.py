@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import islice
 
 from sched_plugins.core import limits, message, names, submission, worker
 from sched_plugins.core.job import JobSpec
@@ -29,6 +30,8 @@ COMMAND_LAG = timedelta(seconds=5)
 look too late adds a minute to every job whose event was lost."""
 BATCH = 100
 """Records published at a time, and dead letters read in one sweep, times ten."""
+REQUEUED_A_SWEEP = 1000
+"""Messages sent again in one sweep (own): 60,000 an hour, and each sweep ends in seconds however many jobs wait."""
 
 _ALIVE = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
 _LEAVING = frozenset({InstanceState.SHUTTING_DOWN, InstanceState.TERMINATED, InstanceState.GONE})
@@ -62,10 +65,11 @@ def sweep(world: World, requeue_after: int = limits.REQUEUE_AFTER) -> Report:
     """Do every duty once. One that fails is reported and does not keep the others from being done."""
     report = Report()
     duties: list[Callable[[], None]] = [
-        partial(_publish_overdue, world, report),
-        partial(_requeue_stale, world, report, requeue_after),
-        partial(_read_dead_letters, world, report),
+        # Workers first: the other duties grow with the jobs that wait, and may take all the time there is.
         partial(_tend_workers, world, report),
+        partial(_publish_overdue, world, report),
+        partial(_read_dead_letters, world, report),
+        partial(_requeue_stale, world, report, requeue_after),
     ]
     for duty in duties:
         _guarded(report, duty)
@@ -98,14 +102,16 @@ def _publish(world: World, report: Report, batch: list[JobRecord]) -> None:
 
 def _requeue_stale(world: World, report: Report, requeue_after: int) -> None:
     before = world.clock.now() - timedelta(seconds=requeue_after)
-    for record in world.tables.queued(before):
-        due, write = submission.send_again(record, world.clock.now())
-        try:
-            world.tables.write(write)
-        except ConditionFailed:
-            continue  # Claimed or cancelled meanwhile.
-        _publish(world, report, [due])
-        report.requeued += 1
+    stale = islice(world.tables.queued(before), REQUEUED_A_SWEEP)
+    while some := list(islice(stale, BATCH)):
+        due = [submission.send_again(record, world.clock.now()) for record in some]
+        outcomes = world.tables.write_each([write for _, write in due])
+        sent = [record for (record, _), error in zip(due, outcomes, strict=True) if error is None]
+        # Claimed or cancelled meanwhile is no error.
+        failed = [error for error in outcomes if error is not None and not isinstance(error, ConditionFailed)]
+        report.errors += [f"{type(error).__name__}: {error}" for error in failed]
+        _publish(world, report, sent)
+        report.requeued += len(sent)
 
 
 def _read_dead_letters(world: World, report: Report) -> None:
