@@ -49,6 +49,7 @@ lint: $(VENV)/.dev  ## Lint, types, import order
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/cfn-lint infra/*.yaml
+	@$(BIN)/python -m pytest -q -m lint tests/infra
 
 schema: $(VENV)/.demo  ## Renew the JSON Schema of pipeline files
 	@$(BIN)/python -c 'import json; from sched_plugins.pipeline import schema; print(json.dumps(schema(), indent=2))' \

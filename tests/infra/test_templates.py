@@ -59,12 +59,14 @@ def resolved(value: Any, stack: str = "demo") -> str:
     return str(value["Fn::Sub"]).replace("${AWS::StackName}", stack).replace("${AWS::AccountId}", ACCOUNT)
 
 
+@pytest.mark.lint
 @pytest.mark.parametrize("kind", KINDS)
 def test_cfn_lint_finds_nothing(kind: Kind) -> None:
     found = lint(json.dumps(packaged(kind)), config=ManualArgs(regions=["us-east-1", "eu-central-1"]))
     assert [str(match) for match in found] == []
 
 
+@pytest.mark.lint
 def test_checkov_finds_nothing_that_is_not_reasoned_away(tmp_path: Path) -> None:
     found = subprocess.run(
         [
