@@ -17,7 +17,7 @@ from sched_plugins.errors import InvalidInput, JobNotFound
 if TYPE_CHECKING:
     from sched_plugins.client import Job, Status
 
-Jobs = Annotated[list[str], typer.Argument(metavar="JOB...", help="Ids of jobs.", show_default=False)]
+Jobs = Annotated[list[str], typer.Argument(metavar="JOB", help="Ids of jobs.", show_default=False)]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 

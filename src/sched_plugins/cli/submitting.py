@@ -31,7 +31,7 @@ def submit(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[-- COMMAND...]",
+            metavar="-- COMMAND",
             help="What to run. One word is a line of script as it is; several stay those words, whatever is in them.",
             show_default=False,
         ),
