@@ -12,7 +12,7 @@ from typing import Any
 from sched_plugins.core import names
 from sched_plugins.core.message import parse
 from sched_plugins.core.state import LIVE, TERMINAL, SlotState, Status, permitted
-from sched_plugins.core.submission import Outcome
+from sched_plugins.core.submission import UPLOAD_RUN, Outcome
 from sched_plugins.core.write import Table
 from sched_plugins.errors import InvalidJob
 from sched_plugins.testing.commands import Process, Run
@@ -54,7 +54,8 @@ def nothing_is_lost(simulation: Simulation) -> Iterator[str]:
     for job_id, run_id, outcome in simulation.accepted:
         if outcome is Outcome.ACCEPTED and (job_id, run_id) not in seen:
             yield f"run {run_id!r} of {job_id!r} was accepted, but no record ever had it"
-        if outcome is Outcome.KEPT:
+        if outcome is Outcome.KEPT or (outcome is Outcome.DUPLICATE and run_id.startswith(UPLOAD_RUN)):
+            # A duplicate is one that was kept, too, by a call whose reply was lost.
             kept[job_id].append(run_id)
     for job_id, run_ids in kept.items():
         item = simulation.tables.item(Table.JOBS, job_id) or {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sched_plugins.core import limits, names
+from sched_plugins.core import limits
 from sched_plugins.core import record as records
 from sched_plugins.core import slot as slots
 from sched_plugins.core.record import JobRecord, to_text
@@ -159,10 +159,9 @@ class MemoryTables:
             yield slots.from_item(item)
 
     def slots_of(self, queue: str) -> Mapping[SlotState, int]:
-        """How many slots of a queue are in each state."""
-        name = names.queue_name(queue)
+        """How many slots of a queue are in each state, the queue written as the workers' tag has it."""
         listed = self._index(Table.SLOTS).values()
-        return Counter(SlotState(item["state"]) for item in listed if names.queue_name(item["queue"]) == name)
+        return Counter(SlotState(item["state"]) for item in listed if item["queue"] == queue)
 
 
 def _apply(items: dict[Table, dict[str, Item]], change: Change) -> None:
