@@ -206,6 +206,13 @@ def test_a_queued_job_is_cancelled_at_once_and_an_ended_one_says_so(stack: Clien
         stack.client.cancel("b")
 
 
+@pytest.mark.parametrize("value", ["\udcff", float("nan"), object()])
+def test_what_json_cannot_hold_is_refused_before_it_is_sent(stack: ClientStack, value: Any) -> None:
+    with pytest.raises(InvalidInput, match="cannot cancel jobs"):
+        stack.client.cancel(value)
+    assert stack.functions.requests == []
+
+
 def test_cancelling_many_tells_of_each(stack: ClientStack) -> None:
     stack.client.submit(JOB)
     one, other = stack.client.cancel_many(["a", "b"])

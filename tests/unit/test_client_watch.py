@@ -130,6 +130,17 @@ def test_many_jobs_are_followed_by_the_index_alone() -> None:
     assert following.table.read == [MANY, 2]
 
 
+def test_when_few_become_many_each_is_read_itself_once_more() -> None:
+    following = Following()
+    following.follow(2)
+    following.watch.look()
+    following.table.end("j1", -3600, indexed=False)
+    for number in range(DIRECT):
+        following.table.submit(f"k{number}", "r")
+    following.watch.add(Run(f"k{number}", "r") for number in range(DIRECT))
+    assert following.ended() == {"j1": Standing.ENDED}
+
+
 def test_what_had_ended_before_is_found_on_subscribing() -> None:
     following = Following()
     following.follow(MANY)

@@ -16,7 +16,7 @@ from sched_plugins.client.run import Run
 from sched_plugins.core import limits
 from sched_plugins.core.job import LINUX_DOCUMENT, JobSpec, parse_spec
 from sched_plugins.core.submission import Outcome
-from sched_plugins.errors import Busy, InvalidJob, JobConflict, SchedulerError, Throttled, Unknown
+from sched_plugins.errors import Busy, InvalidInput, InvalidJob, JobConflict, SchedulerError, Throttled, Unknown
 
 BATCH: Final = 100
 """Jobs in one request: what one BatchGetItem of the submit function reads."""
@@ -196,9 +196,13 @@ def invoke(
     """Call a function of a stack and return its answer.
 
     Raises:
+        InvalidInput: the request cannot be written as JSON; nothing was sent.
         Unknown: the function failed, or gave something else than a JSON object.
     """
-    payload = json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()
+    try:
+        payload = json.dumps(request, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"cannot {what}: {error}") from None
     with connection.doing(what, missing):
         reply = connection.client("lambda").invoke(FunctionName=function, Payload=payload)
         body = reply["Payload"].read()
@@ -216,7 +220,7 @@ def _batches(entries: Sequence[Any]) -> Iterator[Sequence[Any]]:
     batch: list[Any] = []
     size = 0
     for entry in entries:
-        length = len(json.dumps(entry, ensure_ascii=False).encode(errors="replace"))
+        length = len(json.dumps(entry, ensure_ascii=False, default=str).encode(errors="replace"))
         if batch and (len(batch) == BATCH or size + length > BATCH_BYTES):
             yield batch
             batch, size = [], 0
