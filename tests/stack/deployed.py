@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from boto3.dynamodb.types import TypeDeserializer
@@ -16,6 +16,7 @@ from fleet_client import BOOT_SECONDS, FleetClient, eventually
 from sched_plugins import deploy
 from sched_plugins.core import names
 from sched_plugins.local import lifecycle
+from sched_plugins.local.state import StackInfo
 
 SCHEDULER = "sched"
 TERMINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "REJECTED"}
@@ -125,11 +126,22 @@ def plain(item: Mapping[str, Any]) -> dict[str, Any]:
     return {name: TypeDeserializer().deserialize(value) for name, value in item.items()}
 
 
+class Server(Protocol):
+    """Runs a laptop stack for the length of a block."""
+
+    def __call__(self, folder: Path, *, settings: dict[str, Any]) -> AbstractContextManager[StackInfo]: ...
+
+
 @contextmanager
-def deployed(folder: Path, environments: Mapping[str, Mapping[str, Any]] | None = None) -> Iterator[DeployedStack]:
+def deployed(
+    folder: Path,
+    environments: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    server: Server = lifecycle.running,
+) -> Iterator[DeployedStack]:
     """A laptop stack with a scheduler and the named environments, for the length of a block."""
     with (
-        lifecycle.running(folder, settings={"boot_seconds": BOOT_SECONDS}) as info,
+        server(folder, settings={"boot_seconds": BOOT_SECONDS}) as info,
         pytest.MonkeyPatch.context() as set_,
     ):
         for name, value in lifecycle.environment(info).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from deployed import PATIENCE, SCHEDULER, DeployedStack, deployed
@@ -136,7 +137,7 @@ def test_a_submitted_stage_gets_workers_at_once_and_only_its_own_queue(stack: De
         "job_id": "foreign", "run_id": "r", "queue": f"{SCHEDULER}-job-queue", "retry": 0, "job_success_string": "",
         "ssm_document": "AWS-RunShellScript", "commands": ["true"],
     }  # fmt: skip
-    jobs = [{"job_id": "stage", "run_id": "r", "stage_job": stage}, foreign]
+    jobs = [{"job_id": "stage", "run_id": str(uuid4()), "stage_job": stage}, foreign]
     accepted, refused = stack.call(names.function(FIRST, "submit"), {"jobs": jobs})["results"]
     assert group(stack, FIRST)["DesiredCapacity"] == 1
     assert (accepted["outcome"], refused["error"]["type"]) == ("accepted", "NotPermitted")

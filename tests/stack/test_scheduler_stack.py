@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from deployed import SCHEDULER, DeployedStack, deployed
@@ -140,14 +141,15 @@ def test_a_running_job_is_cancelled_with_its_processes(stack: DeployedStack) -> 
 
 def test_a_submitted_job_runs_and_a_repetition_changes_nothing(stack: DeployedStack) -> None:
     spec = {
-        "job_id": "submitted", "run_id": "one", "retry": 0, "job_success_string": "",
+        "job_id": "submitted", "run_id": str(uuid4()), "retry": 0, "job_success_string": "",
         "ssm_document": "AWS-RunShellScript", "commands": ["echo submitted"],
     }  # fmt: skip
     submit = f"{SCHEDULER}-submit"
-    results = stack.call(submit, {"jobs": [spec, spec, spec | {"run_id": "two"}]})["results"]
+    results = stack.call(submit, {"jobs": [spec, spec, spec | {"run_id": str(uuid4())}]})["results"]
     assert [result["outcome"] for result in results] == ["accepted", "duplicate", "existing"]
     worker = stack.worker()
-    assert stack.ended("submitted")["attempt"] == 1
+    record = stack.ended("submitted")
+    assert (record["status"], record["attempt"]) == ("SUCCEEDED", 1), record
     [again] = stack.call(submit, {"jobs": [spec]})["results"]
     assert (again["outcome"], again["status"]) == ("duplicate", "SUCCEEDED")
     stack.gone(worker)
