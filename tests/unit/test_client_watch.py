@@ -17,7 +17,7 @@ from sched_plugins.client.run import Run, Standing, standing
 from sched_plugins.client.watch import DIRECT, LEVEL_SECONDS, OVERLAP, Ended, Watch
 from sched_plugins.core import limits, names
 from sched_plugins.core.job import JobSpec
-from sched_plugins.core.record import JobRecord, NextRun, to_item
+from sched_plugins.core.record import JobRecord, NextRun, to_item, to_text
 from sched_plugins.core.state import Status
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -40,6 +40,7 @@ class Table:
     lagging: list[JobRecord] = field(default_factory=list)
     read: list[int] = field(default_factory=list)
     queries: int = 0
+    sinces: dict[int, str] = field(default_factory=dict)
 
     def submit(self, job_id: str, run_id: str) -> None:
         known = self.records[job_id].run_ids if job_id in self.records else ()
@@ -75,6 +76,7 @@ class Table:
         return str(rows[-1]["state_at"]) if rows else ""
 
     def ended_since(self, shard: int, since: str) -> Iterable[Mapping[str, Any]]:
+        self.sinces[shard] = since
         return [row for row in self._rows(shard) if row["state_at"] >= since]
 
 
@@ -159,6 +161,17 @@ def test_an_end_that_enters_the_index_after_later_ones_is_found_within_the_overl
     assert following.ended() == {"j1": Standing.ENDED}
     following.table.end("j2", 1000 - OVERLAP.total_seconds() + 1)
     assert following.ended() == {"j2": Standing.ENDED}
+
+
+def test_what_was_read_before_the_overlap_is_not_read_again() -> None:
+    following = Following()
+    following.follow(MANY)
+    following.watch.look()
+    following.table.submit("other", "r")
+    following.table.end("other", 1000)
+    following.watch.look()
+    following.watch.look()
+    assert following.table.sinces[names.shard("other")] == to_text(BEGIN + timedelta(seconds=1000) - OVERLAP)
 
 
 def test_what_the_index_never_shows_is_found_by_the_level_check() -> None:
