@@ -221,18 +221,29 @@ def test_cancelling_many_tells_of_each(stack: ClientStack) -> None:
 
 
 def test_attach_tells_of_the_slot_or_of_the_reason(stack: ClientStack) -> None:
+    ec2 = stack.client.connection.client("ec2")
+    image = ec2.describe_images()["Images"][0]["ImageId"]
+    worker = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+
+    def tag() -> list[str]:
+        found = ec2.describe_tags(Filters=[{"Name": "resource-id", "Values": [worker]}])["Tags"]
+        return [one["Value"] for one in found if one["Key"] == NAME]
+
     answers: list[dict[str, Any]] = [
-        {"slot_id": "i-1-0"},
-        {"error": {"type": "NotFound", "message": "instance i-1 is gone"}},
+        {"error": {"type": "NotFound", "message": "instance is gone"}},
+        {"slot_id": f"{worker}-0"},
         {"error": {"type": "Conflict", "message": "another queue"}},
     ]
     stack.functions.functions[f"{NAME}-start"] = lambda event: answers.pop(0)
-    assert stack.client.attach("i-1") == "i-1-0"
-    assert stack.functions.requests[-1][1] == {"worker_id": "i-1", "queue": f"{NAME}-job-queue"}
     with pytest.raises(NotFound, match="gone"):
-        stack.client.attach("i-1")
+        stack.client.attach(worker)
+    assert tag() == [], "a refused instance would be attached by the sweep"
+    assert stack.client.attach(worker) == f"{worker}-0"
+    assert stack.functions.requests[-1][1] == {"worker_id": worker, "queue": f"{NAME}-job-queue"}
+    assert tag() == [f"{NAME}-job-queue"], "the scheduler's permissions depend on its tag"
     with pytest.raises(Conflict, match="another queue"):
-        stack.client.attach("i-1", "other")
+        stack.client.attach(worker, "other")
+    assert tag() == [f"{NAME}-job-queue"]
     with pytest.raises(InvalidInput, match="'worker'"):
         stack.client.attach("worker")
 

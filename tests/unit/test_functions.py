@@ -438,6 +438,28 @@ class TestSubmit:
         assert (spec.stage.writer, spec.stage.stage_parameters) == ("demo", {"n": 3})
 
 
+    def test_a_submitter_cannot_write_what_starts_another_environments_stage(self, environment: Simulation) -> None:
+        theirs = "s3://victim-123456789012-drop-job-files/run/x/"
+        asked = {"executable": "/bin/true", "outputs": [theirs]}
+        stage = {"executable": "/bin/true", "output": theirs, "writer": "someone"}
+        entries = [
+            {"job_id": "one", "run_id": "r", "stage_job": asked},
+            {"job_id": "two", "run_id": "r", "retry": 0, "ssm_document": "AWS-RunShellScript", "commands": [],
+             "stage": stage},
+        ]  # fmt: skip
+        results = submit.handler({"jobs": entries}, CONTEXT)["results"]
+        assert [result["error"]["type"] for result in results] == ["NotPermitted", "NotPermitted"]
+
+    def test_a_raw_message_starts_no_chained_stage(self, simulation: Simulation) -> None:
+        folder = f"s3://{BUCKET}/x/"
+        body = job("raw") | {"commands": [], "stage": {"executable": "/bin/true", "output": folder}}
+        simulation.send_raw(json.dumps({name: value for name, value in body.items() if name != "run_id"}))
+        launched(simulation)
+        simulation.run_until_quiet()
+        assert simulation.job("raw").status is Status.SUCCEEDED
+        assert simulation.objects.metadata(f"{folder}_sched/SUCCEEDED.json") is None
+
+
 class TestCancel:
     def test_each_job_is_answered_in_its_place(self, simulation: Simulation) -> None:
         simulation.submit("a")

@@ -9,7 +9,7 @@ from sched_plugins.client.fleet import Fleet, Queue, Worker
 from sched_plugins.client.jobs import JobClient
 from sched_plugins.client.submission import invoke, told_error
 from sched_plugins.core import names
-from sched_plugins.errors import InvalidInput, SchedulerNotFound
+from sched_plugins.errors import Conflict, InvalidInput, NotFound, SchedulerNotFound
 
 if TYPE_CHECKING:
     import boto3
@@ -62,7 +62,10 @@ class SchedulerClient(JobClient):
         return self._fleet.queues()
 
     def attach(self, worker_id: str, queue: str = "") -> str:
-        """Make an instance a worker of a queue, whatever launched it. One Lambda call; repeating it changes nothing.
+        """Make an instance a worker of a queue, whatever launched it. Repeating it changes nothing.
+
+        Sets the scheduler's tag, which the scheduler's permissions to use and to end the instance depend on, so the
+        caller needs ``ec2:CreateTags``. One DescribeTags, one CreateTags and one Lambda call.
 
         Args:
             worker_id: the EC2 instance; it needs the scheduler's instance profile.
@@ -77,9 +80,31 @@ class SchedulerClient(JobClient):
         """
         if not worker_id.startswith(("i-", "mi-")):
             raise InvalidInput(f"{worker_id!r} is not the id of an instance (i-…)")
-        request = {"worker_id": worker_id, "queue": queue or names.job_queue(self.name)}
-        function = names.function(self.name, "start")
-        answer = invoke(self.connection, function, request, f"attach {worker_id}", self._missing)
-        if "error" in answer:
-            raise told_error(answer["error"])
+        target = queue or names.job_queue(self.name)
+        before = self._tag(worker_id, target)
+        try:
+            request = {"worker_id": worker_id, "queue": target}
+            function = names.function(self.name, "start")
+            answer = invoke(self.connection, function, request, f"attach {worker_id}", self._missing)
+            if "error" in answer:
+                raise told_error(answer["error"])
+        except (NotFound, InvalidInput, Conflict):
+            # Refused: with the tag left as it is now, the sweep would go on trying.
+            self._tag(worker_id, before)
+            raise
         return str(answer["slot_id"])
+
+    def _tag(self, worker_id: str, queue: str) -> str:
+        """Set the scheduler's tag of an instance (to nothing: remove it); what it was before."""
+        missing = NotFound(f"there is no instance {worker_id!r} in {self.connection.place}")
+        ec2 = self.connection.client("ec2")
+        with self.connection.doing(f"tag {worker_id}", missing):
+            filters = [{"Name": "resource-id", "Values": [worker_id]}, {"Name": "key", "Values": [self.name]}]
+            found = ec2.describe_tags(Filters=filters)["Tags"]
+            before = found[0]["Value"] if found else ""
+            tag = {"Key": self.name, "Value": queue or before}
+            if queue and queue != before:
+                ec2.create_tags(Resources=[worker_id], Tags=[tag])
+            elif before and not queue:
+                ec2.delete_tags(Resources=[worker_id], Tags=[tag])
+        return str(before)

@@ -120,7 +120,7 @@ def _raw_message(
     spec: JobSpec, message_id: str, record: JobRecord | None, slot: Slot, round_: Round, now: datetime
 ) -> Claim:
     """A message that a client sent with plain SQS: its run id is the message's own id."""
-    request = Submission(spec, message_id, slot.queue)
+    request = Submission(spec, message_id, slot.queue, raw=True)
     decision = submission.decide(request, record, now)
     match decision.outcome:
         case Outcome.ACCEPTED:

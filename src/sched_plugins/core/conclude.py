@@ -65,8 +65,10 @@ def _ended_job(job: JobRecord, end: End, now: datetime, answer: Invocation | Non
     match end:
         case Succeeded():
             return _terminal(job, Status.SUCCEEDED, "", now)
+        case Lost(reason=reason, unsent=True):
+            return _requeued(job.changed(unsent=job.unsent + 1), reason, now, losses=job.losses + 1)
         case Lost(reason=reason):
-            if job.losses >= limits.MAX_LOSSES:
+            if job.losses - job.unsent >= limits.MAX_LOSSES:
                 lost = job.changed(losses=job.losses + 1)
                 return _terminal(lost, Status.FAILED, f"WorkerLost: {lost.losses} times, last: {reason}", now)
             return _requeued(job, reason, now, losses=job.losses + 1)
@@ -143,6 +145,8 @@ def _freed_slot(job: JobRecord, slot: Slot, end: End, answer: Invocation | None)
 
 def _streak(job: JobRecord, slot: Slot, end: End, answer: Invocation | None) -> tuple[str, ...]:
     """The different jobs in a row that this worker lost, or failed within a second: a sign of a bad machine."""
+    if isinstance(end, Lost) and end.unsent:
+        return slot.streak
     suspicious = isinstance(end, Lost) or (isinstance(end, Failed) and not end.final and _was_fast(answer))
     if not suspicious or job.cancel_requested:
         return ()

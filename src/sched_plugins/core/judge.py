@@ -88,6 +88,8 @@ class Lost:
     reason: str
     retire: bool = False
     """The worker is not to be used again."""
+    unsent: bool = False
+    """Its command was certainly never sent: no sign of a bad worker, and never a reason to end the job."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,10 @@ class JobRecord:
     """Counts every try of this run, from 1."""
     losses: int = 0
     """Tries of this run that ended through no fault of the job."""
+    unsent: int = 0
+    """Those of the losses whose command was certainly never sent; they never end the job."""
+    raw: bool = False
+    """The run came by plain SQS, unchecked by a submit function: no manifest is written for it."""
     status_reason: str = ""
     worker_id: str = ""
     command_id: str = ""
@@ -163,6 +167,10 @@ def to_item(record: JobRecord) -> dict[str, Any]:
         "retries": f"{record.retries} of {record.spec.retry}",
         "run_ids": list(record.run_ids),
     }
+    if record.unsent:
+        item["unsent"] = record.unsent
+    if record.raw:
+        item["raw"] = True
     if record.exit_code is not None:
         item["exit_code"] = record.exit_code
     if record.metrics:
@@ -203,6 +211,8 @@ def from_item(item: Mapping[str, Any]) -> JobRecord:
         status=Status(item["status"]),
         attempt=int(item.get("attempt", 1)),
         losses=int(item.get("losses", 0)),
+        unsent=int(item.get("unsent", 0)),
+        raw=bool(item.get("raw", False)),
         exit_code=int(item["exit_code"]) if item.get("exit_code") is not None else None,
         metrics=item.get("metrics", {}),
         attempts=tuple(_entry(entry) for entry in item.get("attempts", ())),

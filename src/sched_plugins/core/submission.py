@@ -42,6 +42,8 @@ class Submission:
     """Name, ARN or URL of the job queue."""
     keep: bool = False
     """During a live run, keep this one for later instead of refusing it: so do uploads."""
+    raw: bool = False
+    """It came by plain SQS, unchecked by a submit function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ def new_run(submission: Submission, before: JobRecord | None, now: datetime) -> 
         submitted_at=now,
         updated_at=now,
         queued_at=now,
+        raw=submission.raw,
     )
     return record.changed(pending=record.event_id)
 

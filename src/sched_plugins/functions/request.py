@@ -7,13 +7,13 @@ the environment's settings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sched_plugins.core import limits, names
-from sched_plugins.core.environment import stage_spec
+from sched_plugins.core.environment import Environment, stage_spec
 from sched_plugins.core.job import JobSpec, Stage, parse_spec
 from sched_plugins.core.submission import UPLOAD_RUN, Submission
 from sched_plugins.errors import InvalidJob, NotPermitted
@@ -54,6 +54,8 @@ def submission(entry: object, variables: Mapping[str, str]) -> Submission:
         _refuse_unknown(fields, _SPEC, "")
         if isinstance(fields.get("stage"), Mapping):
             _refuse_unknown(fields["stage"], _STAGE, "stage.")
+        if settings.own_queue(variables) and fields.get("stage"):
+            raise NotPermitted("stage: an environment's submit function takes stage_job, and sets the stage itself")
         return Submission(parse_spec(fields), run_id, queue)
     if not settings.own_queue(variables):
         raise InvalidJob("stage_job: only an environment's submit function takes it; name the environment")
@@ -69,8 +71,9 @@ def _stage(fields: Mapping[str, Any], variables: Mapping[str, str]) -> JobSpec:
         where = ".".join(str(step) for step in ("stage_job", *first["loc"]))
         raise InvalidJob(f"{where}: {first['msg']}") from None
     _refuse_unknown(asked.settings, _SPEC - _NO_SETTING, "stage_job.settings.")
-    return stage_spec(
-        settings.environment(variables),
+    here = settings.environment(variables)
+    spec = stage_spec(
+        here,
         job_id=fields.get("job_id", ""),
         executable=asked.executable,
         inputs=asked.inputs,
@@ -81,6 +84,19 @@ def _stage(fields: Mapping[str, Any], variables: Mapping[str, str]) -> JobSpec:
         tags=asked.tags,
         settings=asked.settings,
     )
+    _check_outputs(here, asked.outputs)
+    return spec
+
+
+def _check_outputs(here: Environment, outputs: Sequence[str]) -> None:
+    """A manifest starts the stage whose bucket it is written to, so results go to the environment's own buckets."""
+    allowed = (here.bucket, *here.output_buckets)
+    for uri in outputs:
+        if uri.removeprefix("s3://").partition("/")[0] not in allowed:
+            raise NotPermitted(
+                f"stage_job.outputs: environment {here.name!r} may not write to {uri[:200]!r}; "
+                f"its buckets are {', '.join(allowed)}"
+            )
 
 
 def _run_id(value: object) -> str:

@@ -24,7 +24,7 @@ from sched_plugins.core.judge import (
 from sched_plugins.core.record import JobRecord
 from sched_plugins.core.slot import Slot
 from sched_plugins.core.state import Status
-from sched_plugins.errors import Refused, ServiceError
+from sched_plugins.errors import NotPermitted, Refused, ServiceError
 from sched_plugins.ports import ConditionFailed, InstanceState, TransactionFailed, World
 from sched_plugins.scheduler.outbox import wake
 
@@ -144,6 +144,8 @@ def _seek(world: World, job: JobRecord, slot: Slot, answer: Invocation) -> End |
     """Seek the success string in the whole of stdout."""
     try:
         found = world.objects.contains(answer.stdout_uri, job.spec.success_string) if answer.stdout_uri else None
+    except NotPermitted:
+        found = None  # Our own permission is missing: that says nothing about the job.
     except Refused as error:
         return Failed(f"the success string could not be sought: {error}", answer.exit_code)
     if found is None:

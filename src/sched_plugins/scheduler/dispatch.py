@@ -146,8 +146,10 @@ def _dispatch(world: World, start: Start) -> None:
         finish(world, job, slot, Failed(f"Systems Manager refused the job: {error}", final=True))
     except RefusedForWorker as error:
         finish(world, job, slot, Lost(f"Systems Manager refused the worker: {error}", retire=True))
-    except (Throttled, Refused) as error:
-        finish(world, job, slot, Lost(f"the command could not be sent: {error}", retire=isinstance(error, Refused)))
+    except Throttled as error:
+        finish(world, job, slot, Lost(f"the command could not be sent: {error}", unsent=True))
+    except Refused as error:
+        finish(world, job, slot, Lost(f"the command could not be sent: {error}", retire=True))
     except Unknown:
         return  # Perhaps sent. The sweep finds it by its comment, or finds that it never came.
     else:

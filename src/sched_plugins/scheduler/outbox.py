@@ -96,7 +96,8 @@ def _settle(world: World, record: JobRecord) -> None:
 
 def _write_manifests(world: World, record: JobRecord) -> None:
     stage = record.spec.stage
-    if stage is None or record.status is not Status.SUCCEEDED:
+    # A raw message may name any folder as its output; only what a submit function has checked starts a next stage.
+    if stage is None or record.raw or record.status is not Status.SUCCEEDED:
         return
     metadata = {
         RUN_METADATA: record.run_id,

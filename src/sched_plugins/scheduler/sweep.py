@@ -148,7 +148,7 @@ def _return_letter(world: World, letter: Message) -> None:
 def _submit_letter(world: World, letter: Message, spec: JobSpec) -> None:
     """A raw message gets its record here. Sent back to its queue it would have a new id, which is its run's, and
     might then be taken for a second one."""
-    [answer] = submit(world, [Submission(spec, letter.message_id, letter.source)])
+    [answer] = submit(world, [Submission(spec, letter.message_id, letter.source, raw=True)])
     if answer.error is not None:
         raise answer.error
     match answer.decision:

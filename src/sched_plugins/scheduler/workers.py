@@ -37,9 +37,12 @@ def attach(world: World, worker_id: str, queue: str) -> Slot:
 
 
 def ready(world: World, slot_id: str) -> bool:
-    """Whether the worker's agent answers; then it is protected from scale-in."""
+    """Whether the worker's execution need wait no longer: its agent answers, and it is now protected from scale-in;
+    or the worker has gone, and NextJob turns its execution away."""
     slot = world.tables.slot(slot_id)
-    if slot is None or not world.commands.is_online(slot.worker_id):
+    if slot is None or slot.state is SlotState.RETIRING:
+        return True
+    if not world.commands.is_online(slot.worker_id):
         return False
     world.workers.protect(slot.worker_id, protected=True)
     return True
