@@ -155,6 +155,7 @@ async def _serve(
     control = Control(fleet, {"pid": info.pid, "port": info.port, "state_dir": info.state_dir})
     application = FleetApp(emulator.application(), fleet, control)
     emulator.install_http_fixes()
+    emulator.name_function_errors()
     config: Any = import_module("hypercorn.config").Config()
     config.bind = [f"fd://{listener.fileno()}"]
     config.keep_alive_timeout = _KEEP_ALIVE_SECONDS

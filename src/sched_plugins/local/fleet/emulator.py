@@ -9,12 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 log = logging.getLogger("sched.fleet")
+
+# What follows the frames of a traceback: the exception with its module, and what it says.
+_RAISED = re.compile(r"^(?:[\w<>]+\.)*(\w+)(?::|$)", re.MULTILINE)
 
 #: What a handler of a service answers: HTTP status, headers, body.
 Answer = tuple[int, dict[str, str], bytes]
@@ -204,6 +208,25 @@ def add_resource_type(name: str, handlers: dict[str, Any]) -> None:
     """Teach CloudFormation a resource type: functions ``create``, ``update`` and ``delete``."""
     provisioners = import_module("ministack.services.cloudformation.provisioners")
     provisioners._RESOURCE_HANDLERS.setdefault(name, handlers)
+
+
+def name_function_errors() -> None:
+    """Let a Python function's error have the name of its exception, as on AWS.
+
+    MiniStack names every one ``Runtime.HandlerError``, which a state machine's ``Retry`` and ``Catch`` do not know.
+    """
+    service = _service("lambda_svc")
+    execute = service._execute_function_warm
+
+    def executed(*arguments: Any, **options: Any) -> dict[str, Any]:
+        result: dict[str, Any] = execute(*arguments, **options)
+        body = result.get("body")
+        if result.get("error") and isinstance(body, dict) and body.get("errorType") == "Runtime.HandlerError":
+            found = _RAISED.search(str(result.get("log")).rpartition("Traceback (most recent call last):")[2])
+            body["errorType"] = found[1] if found else body["errorType"]
+        return result
+
+    vars(service)["_execute_function_warm"] = executed
 
 
 def application() -> Any:
