@@ -215,11 +215,22 @@ class Account:
 
     def finished_history(self, worker_id: str) -> list[str]:
         """The types of all events of a worker's first execution, once it has ended by itself."""
-        states = self.client("stepfunctions")
-        arn = f"{self._machine_arn.replace(':stateMachine:', ':execution:')}:{worker_id}-0-1"
+        states, arn = self.client("stepfunctions"), self._first_execution(worker_id)
         eventually(lambda: states.describe_execution(executionArn=arn)["status"] == "SUCCEEDED")
-        pages = states.get_paginator("get_execution_history").paginate(executionArn=arn)
-        return [event["type"] for page in pages for event in page["events"]]
+        return [event["type"] for event in self._events(worker_id)]
+
+    def errors(self, worker_id: str) -> list[str]:
+        """The errors that tasks of a worker's first execution have had so far."""
+        events = self._events(worker_id)
+        return [event["taskFailedEventDetails"]["error"] for event in events if event["type"] == "TaskFailed"]
+
+    def _events(self, worker_id: str) -> list[dict[str, Any]]:
+        pages = self.client("stepfunctions").get_paginator("get_execution_history")
+        found = pages.paginate(executionArn=self._first_execution(worker_id))
+        return [event for page in found for event in page["events"]]
+
+    def _first_execution(self, worker_id: str) -> str:
+        return f"{self._machine_arn.replace(':stateMachine:', ':execution:')}:{worker_id}-0-1"
 
     def executions(self) -> list[str]:
         """Executions that run."""
@@ -234,7 +245,12 @@ class Account:
     def _machine_arn(self) -> str:
         return f"arn:aws:states:{self.info.region}:{self.info.account}:stateMachine:{SCHEDULER}-worker"
 
+    def invoke(self, name: str, event: Any = None) -> Any:
+        """Invoke one of the scheduler's functions; returns its answer."""
+        payload = json.dumps(event or {}).encode()
+        reply = self.client("lambda").invoke(FunctionName=f"{SCHEDULER}-{name}", Payload=payload)
+        return json.loads(reply["Payload"].read())
+
     def sweep(self) -> Any:
         """What the schedule does once a minute, now."""
-        reply = self.client("lambda").invoke(FunctionName=f"{SCHEDULER}-sweep")
-        return json.loads(reply["Payload"].read())
+        return self.invoke("sweep")

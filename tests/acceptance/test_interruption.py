@@ -6,7 +6,7 @@ from pathlib import Path
 
 from account import SCHEDULER, Account, eventually
 
-from sched_plugins.local import processes
+from sched_plugins.local import control, processes
 
 
 def test_a_job_whose_worker_is_taken_away_succeeds_on_another(account: Account, tmp_path: Path) -> None:
@@ -59,3 +59,18 @@ def test_a_warned_worker_finishes_what_it_holds_and_takes_nothing_more(account: 
     [second] = account.launch(queue)
     job = account.ended("after/the-warning")["after/the-warning"]
     assert (job["status"], job["worker_id"], job["losses"]) == ("SUCCEEDED", second, 0)
+
+
+def test_the_execution_of_a_worker_taken_away_before_it_was_ready_ends_with_it(account: Account) -> None:
+    queue = account.trio("unready")
+    [worker] = account.launch(None)
+    eventually(lambda: account.state(worker) == "running")
+    control.set_agent(account.info, worker, online=False)
+    account.sched("attach", worker, "--scheduler", SCHEDULER, "--queue", queue.name)
+    eventually(lambda: "NotReady" in account.errors(worker))
+    account.run("sched", "local", "interrupt", worker)
+    eventually(lambda: account.state(worker) == "terminated")
+    account.sweep()
+    history = account.finished_history(worker)
+    assert set(account.errors(worker)) == {"NotReady"}
+    assert history[-1] == "ExecutionSucceeded"
