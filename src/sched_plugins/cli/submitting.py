@@ -26,47 +26,42 @@ def register(app: typer.Typer) -> None:
     command(app, "submit", context_settings={"allow_interspersed_args": False})(submit)
 
 
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="-- COMMAND",
+        help="What to run. One word is a line of script as it is; several stay those words, whatever is in them.",
+        show_default=False,
+    ),
+]
+
+
+def _option(metavar: str, text: str) -> Any:
+    return typer.Option(metavar=metavar, help=text)
+
+
 def submit(
     shell: Shell,
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="-- COMMAND",
-            help="What to run. One word is a line of script as it is; several stay those words, whatever is in them.",
-            show_default=False,
-        ),
-    ] = None,
+    words: Words = None,
     scheduler: SchedulerName = None,
     environment: EnvironmentName = None,
-    queue: Annotated[str, typer.Option(metavar="NAME", help="Job queue, instead of the scheduler's own.")] = "",
-    job_id: Annotated[str, typer.Option(metavar="ID", help="Who the job is; made up if left out.")] = "",
-    retry: Annotated[int, typer.Option(metavar="N", help="How many more tries after a failure.")] = 0,
-    success_string: Annotated[str, typer.Option(metavar="TEXT", help="Text that stdout must contain.")] = "",
-    timeout_seconds: Annotated[
-        int | None, typer.Option(metavar="N", help="How long it may run (at most and by default 47 h).")
-    ] = None,
-    document: Annotated[
-        str, typer.Option(metavar="NAME", help="Systems Manager document that runs it.")
-    ] = "AWS-RunShellScript",
-    parameter: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Parameter of a document of your own; repeatable.")
-    ] = None,
-    env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Variable; repeatable.")] = None,
-    working_directory: Annotated[str, typer.Option(metavar="PATH", help="Absolute directory on the worker.")] = "",
-    results_uri: Annotated[str, typer.Option(metavar="S3", help="Where its results will be.")] = "",
-    group: Annotated[str, typer.Option(metavar="NAME", help="Label shared by jobs that belong together.")] = "",
-    tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Free label; repeatable.")] = None,
-    script: Annotated[Path | None, typer.Option(metavar="FILE", help="Take the script from a file.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Jobs as JSON, JSON lines or YAML; '-' reads stdin.")
-    ] = None,
-    run_id: Annotated[
-        str, typer.Option(metavar="KEY", help="Idempotency key: submitting again with it changes nothing.")
-    ] = "",
+    queue: Annotated[str, _option("NAME", "Job queue, instead of the scheduler's own.")] = "",
+    job_id: Annotated[str, _option("ID", "Who the job is; made up if left out.")] = "",
+    retry: Annotated[int | None, _option("N", "How many more tries after a failure; none by default.")] = None,
+    success_string: Annotated[str, _option("TEXT", "Text that stdout must contain.")] = "",
+    timeout_seconds: Annotated[int | None, _option("N", "How long it may run (at most and by default 47 h).")] = None,
+    document: Annotated[str, _option("NAME", "Systems Manager document that runs it; the shell's by default.")] = "",
+    parameter: Annotated[list[str] | None, _option("NAME=VALUE", "Of a document of your own; repeatable.")] = None,
+    env: Annotated[list[str] | None, _option("NAME=VALUE", "Variable; repeatable.")] = None,
+    working_directory: Annotated[str, _option("PATH", "Absolute directory on the worker.")] = "",
+    results_uri: Annotated[str, _option("S3", "Where its results will be.")] = "",
+    group: Annotated[str, _option("NAME", "Label shared by jobs that belong together.")] = "",
+    tag: Annotated[list[str] | None, _option("NAME=VALUE", "Free label; repeatable.")] = None,
+    script: Annotated[Path | None, _option("FILE", "Take the script from a file.")] = None,
+    file: Annotated[Path | None, _option("FILE", "Jobs as JSON, JSON lines or YAML; '-' reads stdin.")] = None,
+    run_id: Annotated[str, _option("KEY", "Idempotency key: submitting again with it changes nothing.")] = "",
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Show its output and wait for its end.")] = False,
-    wait_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", min=0, help="With --wait: how long to wait.")
-    ] = None,
+    wait_timeout: Annotated[float | None, _option("SECONDS", "With --wait: how long to wait.")] = None,
 ) -> int:
     """Submit a job, or with --file many; print their ids.
 
@@ -81,36 +76,32 @@ def submit(
         "tags": pairs("--tag", tag),
     }  # fmt: skip
     given = {name: value for name, value in fields.items() if value not in ("", None, {})}
-    if file is not None:
-        if words or script:
-            raise InvalidInput("--file gives whole jobs; leave the command and --script out")
-        from sched_plugins.cli.job_files import read_jobs
-
-        listed = read_jobs(file, given_options(given, document, retry))
-    else:
-        listed = [{**given, "commands": _commands(words or [], script, document)}]
+    listed = _jobs(given, words or [], script, file)
     if run_id and len(listed) > 1:
         raise InvalidInput(f"--run-id is the key of one submission, but {str(file)!r} holds {len(listed)} jobs")
     client = shell.jobs(scheduler, environment)
-    if run_id:
-        listed = [{**listed[0], "run_id": run_id}]
-    answers = client.submit_many(listed, queue=queue)
+    answers = client.submit_many(listed, run_ids=[run_id] if run_id else None, queue=queue)
     if file is None and answers[0].error is not None:
         raise answers[0].error
-    where = f"-e {client.name}" if hasattr(client, "bucket") else f"-s {client.scheduler}"
     if not wait:
+        where = f"-e {client.name}" if hasattr(client, "bucket") else f"-s {client.scheduler}"
         return _report(shell, answers, where, single=file is None)
-    accepted = [answer for answer in answers if answer.error is None]
-    codes = [_refused(shell, answer) for answer in answers]
     if file is None:
-        return follow_to_end(shell, client, accepted[0].run, wait_timeout)
-    return worst([*codes, ExitCode(wait_for(shell, client, [one.run for one in accepted], wait_timeout, single=False))])
+        return follow_to_end(shell, client, answers[0].run, wait_timeout)
+    codes = [_refused(shell, answer) for answer in answers]
+    accepted = [answer.run for answer in answers if answer.error is None]
+    return worst([*codes, ExitCode(wait_for(shell, client, accepted, wait_timeout, single=False))])
 
 
-def given_options(given: dict[str, Any], document: str, retry: int) -> dict[str, Any]:
-    """The options that were really given, as defaults for jobs of a file that do not say otherwise."""
-    untouched = {"ssm_document": document == "AWS-RunShellScript", "retry": retry == 0}
-    return {name: value for name, value in given.items() if not untouched.get(name, False)}
+def _jobs(given: dict[str, Any], words: list[str], script: Path | None, file: Path | None) -> list[dict[str, Any]]:
+    """The jobs to submit. Of jobs from a file the options fill in what a job does not say."""
+    if file is None:
+        return [{**given, "commands": _commands(words, script, given.get("ssm_document", ""))}]
+    if words or script:
+        raise InvalidInput("--file gives whole jobs; leave the command and --script out")
+    from sched_plugins.cli.job_files import read_jobs
+
+    return read_jobs(file, given)
 
 
 def _refused(shell: Shell, answer: Submitted) -> ExitCode:
