@@ -437,7 +437,6 @@ class TestSubmit:
         assert spec.stage is not None
         assert (spec.stage.writer, spec.stage.stage_parameters) == ("demo", {"n": 3})
 
-
     def test_a_submitter_cannot_write_what_starts_another_environments_stage(self, environment: Simulation) -> None:
         theirs = "s3://victim-123456789012-drop-job-files/run/x/"
         asked = {"executable": "/bin/true", "outputs": [theirs]}

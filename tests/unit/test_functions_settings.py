@@ -91,7 +91,7 @@ def test_a_plain_job_goes_to_the_schedulers_queue() -> None:
     assert submission(SPEC | {"run_id": "r"}, OWN).queue == "demo-job-queue"
 
 
-STAGE = {"executable": "/opt/run", "outputs": ["s3://bucket/out/"]}
+STAGE = {"executable": "/opt/run", "outputs": ["s3://demo-1-drop-job-files/out/"]}
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,6 @@ STAGE = {"executable": "/opt/run", "outputs": ["s3://bucket/out/"]}
         (SPEC | {"run_id": "r", "queue": 3}, "queue: 3"),
         (SPEC | {"run_id": "r", "colour": "red"}, "^colour:"),
         (SPEC | {"run_id": "r", "attempt": 1}, "^attempt:"),
-        (SPEC | {"run_id": "r", "commands": [], "stage": {"output": "s3://b/x/", "colour": 1}}, r"^stage\.colour:"),
         ({"run_id": "r", "job_id": "a", "stage_job": "x"}, "^stage_job"),
         ({"run_id": "r", "job_id": "a", "stage_job": {"executable": "x"}}, r"stage_job\.outputs"),
         ({"run_id": "r", "job_id": "a", "stage_job": STAGE | {"outputs": []}}, r"stage_job\.outputs"),
@@ -119,6 +118,11 @@ STAGE = {"executable": "/opt/run", "outputs": ["s3://bucket/out/"]}
 def test_what_is_not_understood_is_refused_by_name(entry: object, named: str) -> None:
     with pytest.raises(InvalidJob, match=named):
         submission(entry, OWN)
+
+
+def test_an_unknown_field_of_a_stage_is_refused_too() -> None:
+    with pytest.raises(InvalidJob, match=r"^stage\.colour:"):
+        submission(SPEC | {"run_id": "r", "commands": [], "stage": {"output": "s3://b/x/", "colour": 1}}, WHOLE)
 
 
 def test_only_an_environment_takes_stage_jobs() -> None:
