@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
+import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,24 +23,24 @@ HERE = Path(__file__).resolve().parent
 PIPELINE = HERE.parent / "pipelines" / "cylinder_flow"
 STATE = Path(os.environ.get("SCHED_LOCAL_STATE", HERE.parent / ".sched-local"))
 
-# Before Prefect is imported: its own server, in this process's lifetime, with its database beside the stack's state.
+# Before Prefect is imported: its database beside the stack's state, and nothing sent anywhere.
 os.environ.setdefault("PREFECT_HOME", str(STATE / "prefect"))
 Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION", "false")
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 from prefect import flow, task  # noqa: E402
 from prefect.client.orchestration import get_client  # noqa: E402
+from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from sched_plugins import pipeline as pipelines  # noqa: E402
 from sched_plugins.client import EnvironmentClient  # noqa: E402
 from sched_plugins.core.record import JobRecord  # noqa: E402
-from sched_plugins.errors import SchedulerError  # noqa: E402
+from sched_plugins.errors import LaptopStackError, SchedulerError  # noqa: E402
 
 console = Console(soft_wrap=True, highlight=False)
 STARTED = time.monotonic()
@@ -150,10 +151,62 @@ def laptop_stack(scheduler: str) -> Iterator[None]:
         yield
 
 
-def start_prefect() -> None:
-    """Let Prefect's own server start while the stack is being deployed; the flow then finds it running."""
+@contextmanager
+def prefect_server() -> Iterator[Callable[[], None]]:
+    """A Prefect server of its own on loopback, unless PREFECT_API_URL names one.
+
+    A process of its own starts while the stack is being deployed; inside this one it would hold everything up. Yields a
+    function that waits until the server answers.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        yield lambda: None
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        port,
+        "--no-services",
+    ]
+    url = f"http://127.0.0.1:{port}/api"
+    with (STATE / "prefect" / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [*command, "--port", port],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "PREFECT_API_URL": url},
+        )
+    try:
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield lambda: wait_for(url, server)
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    """Wait until the server answers, at most two minutes."""
     with get_client(sync_client=True) as client:
-        client.api_healthcheck()
+        for _ in range(480):
+            if client.api_healthcheck() is None:
+                return
+            if server.poll() is not None:
+                break
+            time.sleep(0.25)
+    raise LaptopStackError(f"the Prefect server at {url} did not start; see {STATE / 'prefect' / 'server.log'}")
 
 
 def main() -> int:
@@ -164,11 +217,12 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=Path("demo-results"))
     parser.add_argument("--scheduler", default="", help="a deployed scheduler; empty: a laptop stack of its own")
     options = parser.parse_args()
-    threading.Thread(target=start_prefect, daemon=True).start()
     try:
         with ExitStack() as stack:
+            wait_for_prefect = stack.enter_context(prefect_server())
             if not options.scheduler:
                 stack.enter_context(laptop_stack("sched-demo"))
+            wait_for_prefect()
             report = cylinder_flow(options.reynolds, options.mode, str(options.results))
     except SchedulerError as error:
         console.print(f"[red]{type(error).__name__}[/red]: {error}")

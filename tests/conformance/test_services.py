@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from itertools import count
 
 import pytest
-
 from conftest import NAME, Backend
+
 from sched_plugins.core import limits, names, worker
 from sched_plugins.core.slot import Slot, Wake
 from sched_plugins.core.state import Verdict

@@ -534,3 +534,10 @@ class TestTrigger:
     def test_the_schedule_asks_for_workers_too(self, environment: Simulation) -> None:
         environment.send_raw(job(), environment.queue)
         assert scale.handler({}, CONTEXT) == {"capacity": 1}
+
+
+def test_a_worker_whose_queue_does_not_exist_leaves(simulation: Simulation) -> None:
+    worker_id = launched(simulation, "no-such-queue")
+    simulation.run_until_quiet()
+    assert simulation.workers.described([worker_id])[worker_id].state in (InstanceState.TERMINATED, InstanceState.GONE)
+    assert list(simulation.world.tables.slots()) == []

@@ -30,6 +30,8 @@ Outcome = Literal["created", "updated", "unchanged", "planned"]
 PlanCallback = Callable[[tuple[Change, ...]], None]
 #: Statuses of a first creation that failed and was undone: nothing is in such a stack.
 _STILLBORN = frozenset({"ROLLBACK_COMPLETE", "DELETE_COMPLETE"})
+#: Tags that the environment's template can hand on to its workers' volumes.
+_VOLUME_TAGS = 4
 _USABLE = frozenset({"CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE"})
 
 
@@ -278,13 +280,19 @@ class _Work:
             templates.ARCHITECTURE: archive.target.architecture,
             templates.SCHEDULER: self._scheduler,
         }
+        given = {**self._volume_tags(), **chosen, **derived}
         result: list[dict[str, Any]] = []
         for name in template.get("Parameters", {}):
-            if name in derived or name in chosen:
-                result.append({"ParameterKey": name, "ParameterValue": {**chosen, **derived}[name]})
+            if name in given:
+                result.append({"ParameterKey": name, "ParameterValue": given[name]})
             elif state and name in state.parameters:
                 result.append({"ParameterKey": name, "UsePreviousValue": True})
         return result
+
+    def _volume_tags(self) -> dict[str, str]:
+        """The first tags asked for, as parameters: a stack's tags do not reach the volumes of its launch template."""
+        tags = [f"{key}={value}" for key, value in self._tags.items()]
+        return {f"VolumeTag{number}": tag for number, tag in enumerate(tags[:_VOLUME_TAGS], 1)}
 
     def _own_tags(self) -> dict[str, str]:
         own = {SCHEDULER_TAG: self._scheduler}

@@ -52,6 +52,8 @@ class Deployment:
             "SuccessString": stage.success_string,
             "TimeoutSeconds": stage.timeout_seconds,
             "MaxWorkers": stage.max_workers,
+            # An orchestrated run reads each predecessor's results in that one's own bucket.
+            "InputBuckets": ",".join(self.bucket(name) for name in stage.after),
             "OutputBuckets": ",".join(self.bucket(name) for name in self.pipeline.successors(stage.name)),
             "StageName": stage.name,
             "StageExecutable": self.executable_uri(stage) if stage.after or not stage.is_local_file else "",

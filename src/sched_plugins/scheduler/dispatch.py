@@ -15,7 +15,7 @@ from sched_plugins.core.record import JobRecord
 from sched_plugins.core.slot import Slot, Wake
 from sched_plugins.core.state import SlotState, Status, Verdict
 from sched_plugins.core.wrapper import AttemptContext, command_parameters
-from sched_plugins.errors import InvalidJob, Refused, SchedulerError, Throttled, Unknown
+from sched_plugins.errors import InvalidJob, QueueNotFound, Refused, SchedulerError, Throttled, Unknown
 from sched_plugins.ports import (
     Command,
     ConditionFailed,
@@ -54,7 +54,10 @@ def claim(world: World, round_: Round, wait: int = 5) -> Verdict | None:
             if _take_over(world, round_, slot):
                 return None
             continue
-        received = world.queues.receive(slot.queue, wait)
+        try:
+            received = world.queues.receive(slot.queue, wait)
+        except QueueNotFound:
+            return _answer(world, round_, Verdict.RETIRE)  # A tag may name a queue that is gone, or never was.
         if not received:
             return _answer(world, round_, Verdict.RETIRE)
         started = _take(world, round_, slot, received[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sched_plugins.core import names, worker
 from sched_plugins.core.slot import Slot
 from sched_plugins.core.state import SlotState, Verdict
-from sched_plugins.errors import Conflict
+from sched_plugins.errors import Conflict, QueueNotFound
 from sched_plugins.ports import ConditionFailed, World
 
 _ROUNDS = 5
@@ -106,7 +106,10 @@ def retire(world: World, slot_id: str, execution: int, wait: int = 1, *, unready
 
 
 def _work_waits(world: World, slot: Slot, wait: int) -> bool:
-    received = world.queues.receive(slot.queue, wait)
+    try:
+        received = world.queues.receive(slot.queue, wait)
+    except QueueNotFound:
+        return False
     for message in received:
         world.queues.release(slot.queue, message.receipt)
     return bool(received)
