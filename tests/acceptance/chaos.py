@@ -34,7 +34,8 @@ class Chaos:
         self._random = random.Random(seed)
         self._calm = threading.Event()
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._rage), threading.Thread(target=self._keep_up)]
+        self._raging = threading.Thread(target=self._rage)
+        self._keeping_up = threading.Thread(target=self._keep_up)
         self.errors: list[BaseException] = []
         self._settings = {
             "event_drop_fraction": 0.15,
@@ -45,10 +46,13 @@ class Chaos:
         }
 
     def __enter__(self) -> Chaos:
-        control.settings(self._account.info, **self._settings)
-        for thread in self._threads:
-            thread.start()
+        self._keeping_up.start()
         return self
+
+    def rage(self) -> None:
+        """Begin."""
+        control.settings(self._account.info, **self._settings)
+        self._raging.start()
 
     def calm(self) -> None:
         """Do no more harm, and only keep up the number of workers."""
@@ -59,8 +63,9 @@ class Chaos:
     def __exit__(self, *_: object) -> None:
         self.calm()
         self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        for thread in (self._raging, self._keeping_up):
+            if thread.ident:
+                thread.join()
 
     def _rage(self) -> None:
         harms: list[Callable[[], str]] = [self._interrupt, self._restart_agent, self._kill_function]
@@ -107,7 +112,10 @@ class Chaos:
         """Kill a process in which the stack runs a function, perhaps in the middle of it."""
         processes = {}
         for child in psutil.Process(self._account.info.pid).children():
-            words = " ".join(child.cmdline())
+            try:
+                words = " ".join(child.cmdline())
+            except psutil.NoSuchProcess:
+                continue  # A zombie, too.
             _, found, name = words.partition(f"ministack-lambda-{SCHEDULER}-")
             if found and name.partition("-")[0] not in self._spared:
                 processes[child.pid] = child, name.partition("-")[0]

@@ -6,10 +6,11 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from account import Account
+from account import Account, eventually
 from chaos import Chaos
 from rest import comes_to_rest
 
@@ -37,6 +38,12 @@ def job(number: int, folder: Path) -> dict[str, Any]:
     return {"job_id": f"chaos/{number}", "retry": "1", **kinds[number % len(kinds)]}
 
 
+def unclaimed(account: Account, jobs: Iterable[str]) -> list[str]:
+    """The jobs that wait in the queue, with a record or without one yet."""
+    found = account.records(jobs)
+    return [job_id for job_id in jobs if job_id not in found or found[job_id]["status"] == "QUEUED"]
+
+
 def test_nothing_is_lost_and_nothing_runs_twice(account: Account, tmp_path: Path) -> None:
     queue = account.trio("chaos")
     jobs = {fields["job_id"]: fields for fields in (job(number, tmp_path) for number in range(JOBS))}
@@ -51,11 +58,13 @@ def test_nothing_is_lost_and_nothing_runs_twice(account: Account, tmp_path: Path
             assert answer["outcome"] == "accepted"
     cancelled = random.Random(SEED).sample(sorted(jobs), CANCELLED)
     with Chaos(account, queue, SEED, WORKERS, SPARED) as chaos:
+        eventually(lambda: any(one["status"] == "RUNNING" for one in account.records(jobs).values()))
+        chaos.rage()
         deadline = time.monotonic() + SECONDS
         for job_id in cancelled:
             time.sleep(SECONDS / 8)
             account.invoke("cancel", {"job_ids": [job_id]})
-        while time.monotonic() < deadline and any(one["status"] == "QUEUED" for one in account.records(jobs).values()):
+        while time.monotonic() < deadline and len(unclaimed(account, jobs)) > WORKERS:
             time.sleep(0.5)
         chaos.calm()
         ended = account.ended(*jobs)
