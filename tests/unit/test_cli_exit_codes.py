@@ -78,7 +78,7 @@ CASES = [
     ("workers -s other", 4, "no scheduler 'other'"),
     ("queues -s other", 4, "no scheduler 'other'"),
     ("attach -s sim worker", 2, "'worker' is not the id of an instance"),
-    ("attach -s other i-1", 4, "no scheduler 'other'"),
+    ("attach -s sim i-1", 4, "there is no instance 'i-1' in region eu-west-1"),
     ("destroy sim", 2, "destroying 'sim' needs --yes where nobody can be asked"),
     ("deploy environment env", 2, "no scheduler is named"),
     ("deploy scheduler sim --no-such-parameter 1", 2, "No such option"),

@@ -83,6 +83,8 @@ def test_which_endpoints_are_on_this_machine(monkeypatch: pytest.MonkeyPatch, en
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     connection = Connection(session=_session(), endpoint_url=endpoint or None)
     assert connection.is_loopback is loopback
+    tries = connection.client("sqs").meta.config.retries["total_max_attempts"]
+    assert tries == (2 if loopback else 5), "one that is not running is told at once"
 
 
 def test_a_region_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

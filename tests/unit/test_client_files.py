@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 from client_stack import NAME, REGION, ClientStack, client_stack, session
 
-from sched_plugins.client import EnvironmentClient, Outcome, Progress, Run, Status
+from sched_plugins.client import Connection, EnvironmentClient, Outcome, Progress, Run, Status
 from sched_plugins.client.results import safe_path
+from sched_plugins.client.transfer import Item, Transfer
 from sched_plugins.errors import (
     EnvironmentNotFound,
     InvalidInput,
@@ -301,13 +303,13 @@ def test_the_first_failure_stops_the_transfer(stack: ClientStack, tmp_path: Path
     finish(stack, *keys)
     s3 = stack.client.connection.client("s3")
     real = s3.download_file
-    fetched: list[str] = []
+    begun: list[str] = []
 
     def download(bucket: str, key: str, path: str, **options: Any) -> None:
+        begun.append(key)
         if key == "case/000":
             raise OSError(28, "No space left on device", path)
         real(bucket, key, path, **options)
-        fetched.append(key)
 
     s3.download_file = download
     try:
@@ -315,7 +317,27 @@ def test_the_first_failure_stops_the_transfer(stack: ClientStack, tmp_path: Path
             stack.client.results("a", tmp_path)
     finally:
         s3.download_file = real
-    assert len(fetched) < len(keys) - 1
+    assert len(begun) < len(keys)
+
+
+def test_a_failure_stops_what_is_under_way() -> None:
+    ended: list[str] = []
+
+    class S3:
+        def upload_file(self, path: str, bucket: str, key: str, Callback: Any, **_: Any) -> None:  # noqa: N803
+            if key == "bad":
+                raise OSError(5, "Input/output error", path)
+            for _ in range(10_000):
+                Callback(1)
+                time.sleep(0.001)
+            ended.append(key)
+
+    connection = Connection(session=session())
+    connection._clients["s3"] = S3()
+    items = [Item(key, Path(key), 1) for key in ("long", "bad")]
+    with pytest.raises(SchedulerError, match="Input/output error"):
+        Transfer(connection, BUCKET, items, None).upload(items)
+    assert ended == []
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/..", "/a", "a//b", "a/", "./a", "a\0b", "é" * 128])

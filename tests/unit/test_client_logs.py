@@ -115,10 +115,10 @@ def test_following_shows_everything_once_through_retries(stack: Logged) -> None:
 
     def second_writes() -> None:
         stack.run("c-2", attempt=2)
-        stack.ssm.written["c-2"] = ("again\n", "")
+        stack.ssm.written["c-2"] = ("one\nagain\n", "")
 
     def second_ends() -> None:
-        uri = stack.store("c-2/stdout", "again\ndone\n")
+        uri = stack.store("c-2/stdout", "one\nagain\ndone\n")
         stack.end("a", attempts=stack.attempts("a", stack.attempt_1, uri))  # type: ignore[attr-defined]
 
     stack.clock.then = [first_writes, lambda: None, first_goes_on, first_fails, second_writes, second_ends]
@@ -130,7 +130,7 @@ def test_following_shows_everything_once_through_retries(stack: Logged) -> None:
         LogChunk(1, "one\n"),
         LogChunk(1, "two\n"),
         LogChunk(1, "three\n"),
-        LogChunk(2, "again\n"),
+        LogChunk(2, "one\nagain\n"),
         LogChunk(2, "done\n"),
     ]
     assert states == ["QUEUED1", "RUNNING1", "QUEUED2", "RUNNING2", "SUCCEEDED2"]

@@ -188,6 +188,25 @@ def test_several_waiters_of_one_run_and_one_that_gives_up(monkeypatch: pytest.Mo
     asyncio.run(scenario())
 
 
+def test_what_nobody_waits_for_any_more_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table()
+    table.submit("a", "r")
+    table.submit("b", "r")
+
+    async def scenario() -> None:
+        shared = poller(table, monkeypatch)
+        stays, gone = (asyncio.create_task(shared.wait(Run(name, "r"))) for name in "ab")
+        while table.read[-1:] != [2]:
+            await asyncio.sleep(0.01)
+        gone.cancel()
+        while table.read[-1:] != [1]:
+            await asyncio.sleep(0.01)
+        table.end("a", 1)
+        assert (await stays).run.job_id == "a"
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
 def test_the_poller_stops_asking_when_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table()
     table.submit("j", "r")

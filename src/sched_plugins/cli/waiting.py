@@ -61,8 +61,6 @@ def wait_for(
                 try:
                     job = ended[one.run] = result(one)
                 except SchedulerError as error:
-                    if single:
-                        raise
                     errors[one.run] = error
                     output.complain(str(error))
                     continue
