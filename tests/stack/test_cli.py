@@ -106,16 +106,16 @@ def worker(user: User) -> None:
 
 
 def test_jobs_from_submission_to_cancellation(user: User) -> None:
-    job_id = user.types("submit -s sim --retry 1 --success-string Hello -- echo Hello World")[0].strip()
+    job_id = user.types("submit -s sim --group first --retry 1 --success-string Hello -- echo Hello World")[0].strip()
     assert user.reads(f"status -s sim {job_id}")["status"] == "QUEUED"
     worker(user)
     assert f"{job_id} SUCCEEDED" in user.types(f"wait -s sim {job_id} --timeout {PATIENCE}")[0]
     assert user.types(f"logs -s sim {job_id}")[0] == "Hello World\n"
     worker(user)
-    out, err = user.types(f"submit -s sim --wait --wait-timeout {PATIENCE} -- 'echo out; exit 3'", code=1)
+    out, err = user.types(f"submit -s sim --group first --wait --wait-timeout {PATIENCE} -- 'echo out; exit 3'", code=1)
     assert out == "out\n"
     assert err.splitlines()[-1].endswith("exit code 3")
-    listed = user.reads("list -s sim --state ended")
+    listed = user.reads("list -s sim --state ended --group first")
     assert {job["status"] for job in listed} == {"SUCCEEDED", "FAILED"}
     assert user.reads("submit -s sim -- true")["outcome"] == "accepted"
 
