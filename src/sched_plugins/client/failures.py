@@ -22,8 +22,8 @@ from sched_plugins.errors import (
 _MISSING: Final = frozenset(
     {
         "ResourceNotFoundException", "NoSuchKey", "NoSuchBucket", "404", "QueueDoesNotExist",
-        "AWS.SimpleQueueService.NonExistentQueue", "InvocationDoesNotExist", "InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed",
-        "InvalidID",
+        "AWS.SimpleQueueService.NonExistentQueue", "InvocationDoesNotExist", "InvalidInstanceID.NotFound",
+        "InvalidInstanceID.Malformed", "InvalidID",
     }
 )  # fmt: skip
 _THROTTLED: Final = frozenset(
