@@ -18,7 +18,7 @@ from sched_plugins.local.fleet.settings import Settings
 
 
 class Chaos:
-    """Interrupts instances, restarts agents, drops and repeats their events, kills functions; and keeps up the fleet.
+    """Takes instances away, restarts agents, kills functions, loses events and replies; and keeps up the fleet.
 
     Args:
         account: whose jobs suffer.
@@ -37,11 +37,17 @@ class Chaos:
         self._raging = threading.Thread(target=self._rage)
         self._keeping_up = threading.Thread(target=self._keep_up)
         self.errors: list[BaseException] = []
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "event_drop_fraction": 0.15,
             "event_duplicate_fraction": 0.25,
             "invocation_delay_seconds": 0.3,
             "output_delay_seconds": 0.5,
+            "faults": {
+                "SendCommand": {"fraction": 0.1, "lost_reply": True},
+                "GetCommandInvocation": {"fraction": 0.1},
+                "CancelCommand": {"fraction": 0.3, "lost_reply": True},
+                "DescribeInstanceInformation": {"fraction": 0.2},
+            },
             "seed": seed,
         }
 

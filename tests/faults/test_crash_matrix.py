@@ -1,71 +1,22 @@
-"""A crash at every boundary: each call through a port, in every story, in every way it can go wrong.
-
-After it the rest of the system goes on: sweeps, redelivery, repeated requests. Then everything must be at rest, every
-job at a right end, and every invariant true.
-"""
+"""A crash at every boundary, in the stories of jobs."""
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-
 import pytest
-from scenarios import READS, SCENARIOS, Scenario
+from matrix import broken, try_every_fault
+from stories_of_jobs import STORIES
+from story import Story
 
-from sched_plugins.testing import Faults, Simulation, Way, violations
-
-
-def ways(call: str) -> list[Way]:
-    """How a call can go wrong; a read that comes late is one whose reply is lost."""
-    return [way for way in Way if way is not Way.COMES_LATE or call not in READS]
+from sched_plugins.testing import Faults
 
 
-def broken(scenario: Scenario, simulation: Simulation) -> list[str]:
-    """What is wrong with the end of a story."""
-    found = violations(simulation, at_rest=True)
-    for job_id, allowed in scenario.ends.items():
-        record = simulation.tables.job(job_id)
-        status = None if record is None else record.status
-        if status not in allowed:
-            found.append(f"{job_id!r} ended as {status}, not as {sorted(allowed)}")
-    return found
+@pytest.mark.parametrize("story", STORIES, ids=lambda one: one.name)
+def test_a_story_without_faults_ends_well(story: Story) -> None:
+    assert broken(story, story.simulate(Faults())) == []
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
-def test_a_story_without_faults_ends_well(scenario: Scenario) -> None:
-    assert broken(scenario, scenario.simulate(Faults())) == []
-
-
-def boundaries(scenario: Scenario) -> tuple[int, list[tuple[int, Way]]]:
-    """How many calls a story makes, and which of them to disturb in which way.
-
-    A call that is made for the third time while nothing has changed is disturbed only if ``SCHED_FAULTS=all``: so
-    look the sweeps of an hour in which a story merely waits.
-    """
-    seen: Counter[object] = Counter()
-    chosen: list[tuple[int, Way]] = []
-
-    def look(number: int, call: str) -> None:
-        instances = tuple(one.state for one in simulation.workers.instances.values())
-        over = sum(run.is_over for run in simulation.commands.runs.values())
-        state = (call, len(simulation.tables.history), len(simulation.queues.sent), instances, over)
-        seen[state] += 1
-        if seen[state] <= 2 or os.environ.get("SCHED_FAULTS") == "all":
-            chosen.extend((number, way) for way in ways(call))
-
-    faults = Faults(before=look)
-    simulation = scenario.begin(faults)
-    scenario.finish(simulation)
-    return len(faults.calls), chosen
-
-
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
-def test_one_fault_anywhere_breaks_nothing(scenario: Scenario, request: pytest.FixtureRequest) -> None:
-    size, chosen = boundaries(scenario)
-    found = []
-    for number, way in chosen:
-        faults = Faults({number: way})
-        simulation = scenario.simulate(faults)
-        found += [f"call {number}, {faults.calls[number]}, {way}: {one}" for one in broken(scenario, simulation)]
-    request.node.user_properties.append(("crash matrix", (size, len(chosen), len(found))))
-    assert not found, "\n".join(found[:20])
+@pytest.mark.parametrize("story", STORIES, ids=lambda one: one.name)
+def test_one_fault_anywhere_breaks_nothing(story: Story, request: pytest.FixtureRequest) -> None:
+    found = try_every_fault(story)
+    request.node.user_properties.append(("crash matrix", (found.calls, found.faults, len(found.broken))))
+    assert not found.broken, "\n".join(found.broken[:20])
