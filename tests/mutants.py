@@ -24,7 +24,11 @@ from sched_plugins.core import write
 from sched_plugins.testing import Simulation  # noqa: F401 - imported once here, for every fork
 
 HERE = Path(__file__).parent
-TESTS = (HERE / "unit" / "test_write_guards.py", HERE / "faults" / "test_crash_matrix.py", HERE / "faults" / "test_crash_matrix_of_workers.py")
+TESTS = (
+    HERE / "unit" / "test_write_guards.py",
+    HERE / "faults" / "test_crash_matrix.py",
+    HERE / "faults" / "test_crash_matrix_of_workers.py",
+)
 CONSTRUCTORS = ("job", "slot", "drop_slot")
 Mutant = tuple[str, str]
 """Name of a write, and the field of the condition that it lacks."""
