@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import boto3
+import psutil
 from boto3.dynamodb.types import TypeDeserializer
 
 from sched_plugins.local import lifecycle
@@ -224,10 +225,21 @@ class Account:
         events = self._events(worker_id)
         return [event["taskFailedEventDetails"]["error"] for event in events if event["type"] == "TaskFailed"]
 
+    def entered(self, worker_id: str) -> list[str]:
+        """The states that a worker's first execution has entered so far."""
+        return [
+            event["stateEnteredEventDetails"]["name"]
+            for event in self._events(worker_id)
+            if "stateEnteredEventDetails" in event
+        ]
+
     def _events(self, worker_id: str) -> list[dict[str, Any]]:
-        pages = self.client("stepfunctions").get_paginator("get_execution_history")
-        found = pages.paginate(executionArn=self._first_execution(worker_id))
-        return [event for page in found for event in page["events"]]
+        states = self.client("stepfunctions")
+        found = states.get_paginator("get_execution_history").paginate(executionArn=self._first_execution(worker_id))
+        try:
+            return [event for page in found for event in page["events"]]
+        except states.exceptions.ExecutionDoesNotExist:
+            return []
 
     def _first_execution(self, worker_id: str) -> str:
         return f"{self._machine_arn.replace(':stateMachine:', ':execution:')}:{worker_id}-0-1"
@@ -250,6 +262,18 @@ class Account:
         payload = json.dumps(event or {}).encode()
         reply = self.client("lambda").invoke(FunctionName=f"{SCHEDULER}-{name}", Payload=payload)
         return json.loads(reply["Payload"].read())
+
+    def function_processes(self) -> list[tuple[str, psutil.Process]]:
+        """The processes in which the stack runs the scheduler's functions, by the function's name, oldest first."""
+        found = []
+        for child in psutil.Process(self.info.pid).children():
+            try:
+                _, ours, name = " ".join(child.cmdline()).partition(f"ministack-lambda-{SCHEDULER}-")
+            except psutil.NoSuchProcess:
+                continue  # A zombie, too.
+            if ours:
+                found.append((name.partition("-")[0], child))
+        return sorted(found, key=lambda one: one[1].pid)
 
     def sweep(self) -> Any:
         """What the schedule does once a minute, now."""

@@ -116,17 +116,9 @@ class Chaos:
 
     def _kill_function(self) -> str:
         """Kill a process in which the stack runs a function, perhaps in the middle of it."""
-        processes = {}
-        for child in psutil.Process(self._account.info.pid).children():
-            try:
-                words = " ".join(child.cmdline())
-            except psutil.NoSuchProcess:
-                continue  # A zombie, too.
-            _, found, name = words.partition(f"ministack-lambda-{SCHEDULER}-")
-            if found and name.partition("-")[0] not in self._spared:
-                processes[child.pid] = child, name.partition("-")[0]
-        if not processes:
+        found = [one for one in self._account.function_processes() if one[0] not in self._spared]
+        if not found:
             return "kill nothing"
-        child, name = processes[self._random.choice(sorted(processes))]
-        child.kill()
+        name, process = self._random.choice(found)
+        process.kill()
         return f"kill {name}"

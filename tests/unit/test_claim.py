@@ -85,7 +85,7 @@ def test_a_raw_message_for_a_live_job_is_remembered_before_it_goes() -> None:
     decision = claim.decide(RAW, "message-7", running(), free_slot(), round_(), NOW)
     assert isinstance(decision, Discard)
     assert decision.first is not None
-    assert decision.first.changes["run_ids"] == ["message-7", "run-1"]
+    assert decision.first.changes["run_ids"] == ["run-1", "message-7"]
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_what_a_new_run_lacks_is_removed_from_the_item() -> None:
 def test_a_live_job_keeps_its_run_when_another_submission_is_absorbed() -> None:
     record = submission.decide(SAME, running(), LATER).record
     assert record is not None
-    assert (record.run_id, record.run_ids) == ("run-1", ("run-2", "run-1"))
+    assert (record.run_id, record.run_ids) == ("run-1", ("run-1", "run-2"))
 
 
 def test_a_conflict_says_what_to_do() -> None:

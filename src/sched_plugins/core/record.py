@@ -90,7 +90,7 @@ class JobRecord:
     """When cancellation was asked for; empty if it was not."""
     next_run: NextRun | None = None
     run_ids: tuple[str, ...] = ()
-    """The newest 20 run ids of this job, the current one last."""
+    """The newest 20 run ids of this job: earlier runs, the current one, then submissions that it serves as well."""
     body: str = ""
     """Of a rejected message: its text, or the first 4 KiB of a larger one."""
     body_uri: str = ""

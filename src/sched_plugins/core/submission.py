@@ -127,8 +127,9 @@ def _again(submission: Submission, record: JobRecord, now: datetime) -> tuple[Jo
 
 def _absorb(submission: Submission, record: JobRecord) -> Decision:
     """The live run serves; its record remembers this run id too, so that a later repeat starts nothing."""
-    earlier = [run_id for run_id in record.run_ids if run_id != record.run_id]
-    newest = (*earlier, submission.run_id, record.run_id)[-limits.KEPT_RUN_IDS :]
+    newest = (*record.run_ids, submission.run_id)[-limits.KEPT_RUN_IDS :]
+    if record.run_id not in newest:
+        newest = (record.run_id, *newest[1:])
     known = record.changed(run_ids=newest)
     unchanged = write.equals("run_ids", list(record.run_ids))
     return Decision(Outcome.EXISTING, known, write.job("submit.absorb", record, known, unchanged))

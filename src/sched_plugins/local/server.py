@@ -156,6 +156,7 @@ async def _serve(
     application = FleetApp(emulator.application(), fleet, control)
     emulator.install_http_fixes()
     emulator.name_function_errors()
+    emulator.fail_tasks_with_their_function()
     config: Any = import_module("hypercorn.config").Config()
     config.bind = [f"fd://{listener.fileno()}"]
     config.keep_alive_timeout = _KEEP_ALIVE_SECONDS

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import re
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from importlib import import_module
 from types import ModuleType
@@ -227,6 +228,34 @@ def name_function_errors() -> None:
         return result
 
     vars(service)["_execute_function_warm"] = executed
+
+
+def fail_tasks_with_their_function() -> None:
+    """Let a task that waits for its token fail when the function that was given the token fails, as on AWS.
+
+    MiniStack waits on: an execution whose function died would wait until the task's timeout.
+    """
+    service = _service("stepfunctions")
+    invoke, call = service._invoke_with_callback, service._call_lambda
+    task = threading.local()
+
+    def invoked(resource: str, values: Any, token: str, state: dict[str, Any]) -> Any:
+        task.token = token
+        return invoke(resource, values, token, state)
+
+    def called(function: str, event: Any) -> Any:
+        token, task.token = getattr(task, "token", None), None
+        try:
+            return call(function, event)
+        except service._ExecutionError as error:
+            waiting = service._task_tokens.get(token) if token else None
+            if waiting and not waiting["event"].is_set():
+                waiting["error"] = {"Error": error.error, "Cause": error.cause}
+                waiting["event"].set()
+            raise
+
+    vars(service)["_invoke_with_callback"] = invoked
+    vars(service)["_call_lambda"] = called
 
 
 def application() -> Any:
