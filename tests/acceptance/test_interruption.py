@@ -79,12 +79,15 @@ def test_the_execution_of_a_worker_taken_away_before_it_was_ready_ends_with_it(a
 def test_a_worker_whose_next_job_function_dies_asks_again(account: Account) -> None:
     queue = account.trio("claimless")
     [worker] = account.launch(queue)
-    # It waits for a message that does not come yet.
-    eventually(lambda: account.entered(worker)[-1:] == ["NextJob"])
-    for name, process in account.function_processes():
-        if name == "claim":
-            process.kill()
-    eventually(lambda: account.errors(worker))
+
+    def kill() -> list[str]:
+        for name, process in account.function_processes():
+            if name == "claim":
+                process.kill()
+        return account.errors(worker)
+
+    eventually(kill, every=0.5)
+    assert account.entered(worker)[-1] == "NextJob"
     account.send(queue, job_id="claimless")
     job = account.ended("claimless")["claimless"]
     assert (job["status"], job["worker_id"], job["losses"]) == ("SUCCEEDED", worker, 0)
