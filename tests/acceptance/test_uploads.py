@@ -47,12 +47,12 @@ def sampling(account: Account, environment: str) -> Iterator[list[int]]:
         thread.join()
 
 
-def upload(s3: Any, bucket: str, prefix: str, count: int) -> list[str]:
+def upload(s3: Any, bucket: str, prefix: str, count: int, script: bytes = SCRIPT) -> list[str]:
     """What a user's script does: each folder's input first, its executable last."""
     for number in range(count):
         folder = f"{prefix}/folder-{number:03}"
         s3.put_object(Bucket=bucket, Key=f"{folder}/input.txt", Body=f"input {number}\n".encode())
-        s3.put_object(Bucket=bucket, Key=f"{folder}/run.sh", Body=SCRIPT)
+        s3.put_object(Bucket=bucket, Key=f"{folder}/run.sh", Body=script)
     return [f"{prefix}/folder-{number:03}" for number in range(count)]
 
 
@@ -93,7 +93,7 @@ def test_two_hundred_uploaded_folders_end_with_their_outputs_and_workers_come_an
 def test_folders_copied_from_another_bucket_do_the_same(account: Account, environment: str, bucket: str) -> None:
     queue, s3, source = account.trio(environment), account.client("s3"), "folders-of-another-team"
     s3.create_bucket(Bucket=source)
-    folders = upload(s3, source, "copied", COPIED_FOLDERS)
+    folders = upload(s3, source, "copied", COPIED_FOLDERS, SCRIPT + b"sleep 3\n")
     with sampling(account, environment) as workers:
         eventually(lambda: workers and workers[-1] == 0)
         before = len(workers) - 1
