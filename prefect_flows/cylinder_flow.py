@@ -179,7 +179,7 @@ def prefect_server() -> Iterator[Callable[[], None]]:
     url = f"http://127.0.0.1:{port}/api"
     with (STATE / "prefect" / "server.log").open("w") as log:
         server = subprocess.Popen(
-            [*command, "--port", port],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -206,7 +206,9 @@ def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
             if server.poll() is not None:
                 break
             time.sleep(0.25)
-    raise LaptopStackError(f"the Prefect server at {url} did not start; see {STATE / 'prefect' / 'server.log'}")
+    log = STATE / "prefect" / "server.log"
+    said = log.read_text(errors="replace").strip()[-2000:]
+    raise LaptopStackError(f"the Prefect server at {url} did not start; {log} ends with:\n{said}")
 
 
 def main() -> int:

@@ -107,9 +107,10 @@ def test_a_running_job_is_cancelled(stack: DeployedStack, client: SchedulerClien
 
 
 def test_a_later_run_is_told_from_an_earlier_one(client: SchedulerClient) -> None:
-    first = client.submit({"job_id": "again", "commands": ["x"]})
+    first = client.submit({"job_id": "again", "commands": ["sleep 600"]})
     client.cancel("again")
-    second = client.submit({"job_id": "again", "commands": ["x"]})
+    client.wait(first, timeout=PATIENCE)  # a worker of an earlier test may have taken it
+    second = client.submit({"job_id": "again", "commands": ["sleep 600"]})
     assert second.outcome is Outcome.ACCEPTED
     with pytest.raises(Conflict, match=f"now tells of run '{second.run_id}'"):
         client.wait(first, timeout=5)

@@ -223,7 +223,8 @@ def test_an_almost_empty_environment_is_enough(tmp_path: Path) -> None:
 
 def test_stdin_is_empty_and_interrupts_are_not_ignored(worker: Worker) -> None:
     ended = worker.run("cat", "grep SigIgn /proc/self/status")
-    assert ended.stdout.split() == [b"SigIgn:", b"0" * 16]
+    ignored = int(ended.stdout.split()[1], 16)  # whoever started the tests may ignore others
+    assert [number for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM) if ignored >> (number - 1) & 1] == []
 
 
 def test_the_scripts_own_interpreter_runs_it(worker: Worker) -> None:
