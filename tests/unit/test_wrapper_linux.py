@@ -227,6 +227,12 @@ def test_stdin_is_empty_and_interrupts_are_not_ignored(worker: Worker) -> None:
     assert [number for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM) if ignored >> (number - 1) & 1] == []
 
 
+def test_a_job_that_ends_before_its_guard_has_begun_leaves_the_guard_alone(worker: Worker) -> None:
+    worker.change = lambda text: text.replace("detached /bin/sh", "sleep 0.5; detached /bin/sh")
+    ended = worker.run("echo ran")
+    assert (ended.code, ended.stdout, ended.stderr) == (0, b"ran\n", b"")
+
+
 def test_the_scripts_own_interpreter_runs_it(worker: Worker) -> None:
     ended = worker.run("#!/usr/bin/env -S bash -u", 'a=(1 2 3); echo "${a[1]}"', 'echo "$none"')
     assert ended.stdout == b"2\n"

@@ -14,8 +14,9 @@ work= own= session= guard= clean=
 
 say() { printf 'sched: %s\n' "$*" >&2; }
 
-# Ends every process of the attempt except this shell and process $1: those whose environment has the mark, and those
-# of the job's session, which may have emptied theirs. One that has done this and also left the session is not found.
+# Ends every process of the attempt except this shell, the guard, which has the mark until it has its own session, and
+# process $1: those whose environment has the mark, and those of the job's session, which may have emptied theirs. One
+# that has done this and also left the session is not found.
 kill_all() {
     [ -z "$session" ] || kill -s KILL -- "-$session" 2>/dev/null
     round=0
@@ -27,7 +28,10 @@ kill_all() {
         ); do
             pid=${file#/proc/}
             pid=${pid%%/*}
-            [ "$pid" = "$$" ] || [ "$pid" = "${1:-}" ] || { kill -KILL "$pid" 2>/dev/null && killed=$pid; }
+            case $pid in
+            "$$" | "$guard" | "${1:-}") ;;
+            *) kill -KILL "$pid" 2>/dev/null && killed=$pid ;;
+            esac
         done
         [ -n "$killed" ] || return 0
         round=$((round + 1))
