@@ -238,7 +238,8 @@ class Workers(Protocol):
         """Instances that carry the scheduler's tag and are pending or running."""
 
     def described(self, worker_ids: Sequence[str]) -> Mapping[str, Worker]:
-        """Those instances; one that EC2 does not know is GONE."""
+        """Those instances; one that EC2 does not know is GONE. One such answer proves nothing: EC2's answers are
+        eventually consistent, and may lack an instance that lives."""
 
     def protect(self, worker_id: str, protected: bool) -> None:
         """Scale-in protection, for a worker of an Auto Scaling group; otherwise nothing."""

@@ -212,6 +212,15 @@ class BadDays(RuleBasedStateMachine):
         if workers := self._workers():
             self.simulation.workers.interrupt(workers[which % len(workers)], notice=notice)
 
+    @rule(which=SMALL, sweeps=st.sampled_from([1, 1, 2]))
+    def ec2_forgets(self, which: int, sweeps: int) -> None:
+        """An answer of EC2 lacks a worker that lives, and the next one, within the minute, may lack it too."""
+        if workers := self._workers():
+            self.simulation.workers.left_out.add(workers[which % len(workers)])
+            for _ in range(sweeps):
+                self.simulation.sweep()
+            self.simulation.workers.left_out.clear()
+
     @rule(which=SMALL)
     def restart_agent(self, which: int) -> None:
         """An agent is restarted and runs its documents again."""

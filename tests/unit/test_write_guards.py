@@ -186,6 +186,10 @@ GUARDED: tuple[Guarded, ...] = (
         "execution": ({"execution": 2}, "an execution that was replaced ends the worker of its successor"),
         "ticket": ({"ticket": "000001.0000004.0000"}, "an old invocation ends a worker that a newer one gives work"),
     }),
+    Guarded(worker.missing(WAKING, LATER), WAKING, {
+        "worker_id": ({"worker_id": None}, "a slot that was dropped comes back as a stump"),
+        "missing_since": ({"missing_since": "2026"}, "an older look makes a worker seem to be missing for shorter"),
+    }),
     Guarded(worker.drain(WAKING, "Spot"), WAKING, {
         "worker_id": ({"worker_id": None}, "a slot that was dropped comes back as a stump"),
     }),

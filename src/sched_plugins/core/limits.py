@@ -82,3 +82,5 @@ PENDING_PATIENCE: Final = 120  # the sweep re-sends an effect older than this
 REQUEUE_AFTER: Final = 6 * 3600  # default age at which a QUEUED job's message is sent again
 READY_PATIENCE: Final = 900  # how long a worker's agent may take to answer
 UNSEEN_INSTANCE_PATIENCE: Final = 600  # EC2 may not know an instance just launched (eventual consistency)
+# own: two answers of EC2 that lack an instance, so far apart, prove that it is gone (EC2 API, "eventual consistency")
+MISSING_PATIENCE: Final = 60

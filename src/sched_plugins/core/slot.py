@@ -48,6 +48,8 @@ class Slot:
     """When the sweep is to look at the held job, because something is unknown."""
     absent_since: datetime | None = None
     """Since when the S3 object of stdout, needed to seek the success string, has been missing."""
+    missing_since: datetime | None = None
+    """Since when EC2's answers have lacked the worker; one such answer alone proves nothing."""
     wake: Wake | None = None
     draining: str = ""
     """Why the worker must claim no more (a Spot warning, a bad machine); empty if it may."""
@@ -71,7 +73,7 @@ class Slot:
         )  # fmt: skip
 
 
-_TIMES = ("execution_at", "claimed_at", "start_by", "lease_until", "look_at", "absent_since")
+_TIMES = ("execution_at", "claimed_at", "start_by", "lease_until", "look_at", "absent_since", "missing_since")
 _TEXTS = ("slot_id", "worker_id", "queue", "ticket", "token", "job_id", "run_id", "draining")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from sched_plugins.core import names, write
+from sched_plugins.core.record import to_text
 from sched_plugins.core.slot import Slot, Wake
 from sched_plugins.core.state import SlotState
 from sched_plugins.core.write import Write
@@ -47,6 +48,15 @@ def retire(slot: Slot, ticket: str) -> tuple[Slot, Write]:
         write.equals("state", SlotState.FREE),
         write.equals("execution", slot.execution),
         write.at_most("ticket", ticket),
+    )  # fmt: skip
+
+
+def missing(slot: Slot, since: datetime | None) -> Write:
+    """The slot whose worker EC2's answers have lacked since then (None: they know it again)."""
+    return write.slot(
+        "worker.missing", slot, slot.changed(missing_since=since),
+        write.equals("worker_id", slot.worker_id),
+        write.equals("missing_since", to_text(slot.missing_since) if slot.missing_since else ""),
     )  # fmt: skip
 
 

@@ -190,13 +190,11 @@ def _attach(world: World, report: Report, instance: Instance) -> None:
 
 
 def _tend(world: World, report: Report, fleet: _Fleet, slot: Slot) -> None:
+    wake(world, slot)
     instance = fleet.states.get(slot.worker_id)
     state = instance.state if instance is not None else InstanceState.GONE
-    if state is InstanceState.GONE and fleet.now - slot.execution_at < timedelta(
-        seconds=limits.UNSEEN_INSTANCE_PATIENCE
-    ):
-        return  # EC2 may not know yet an instance that was just launched.
-    wake(world, slot)
+    if not _is_believed(world, fleet, slot, state):
+        return
     if slot.state is SlotState.HELD:
         if state not in _ALIVE or _due(slot, fleet):
             report.reaped += reap(world, slot, state)
@@ -208,6 +206,28 @@ def _tend(world: World, report: Report, fleet: _Fleet, slot: Slot) -> None:
         terminate(world, slot)
     else:
         _keep_execution(world, report, fleet, slot)
+
+
+def _is_believed(world: World, fleet: _Fleet, slot: Slot, state: InstanceState) -> bool:
+    """Whether EC2's answer about the worker proves anything. That it knows no such instance must be said twice, a
+    minute apart, and not of one that was just launched: EC2's answers are eventually consistent."""
+    if state is not InstanceState.GONE:
+        if slot.missing_since is not None:
+            _note_missing(world, slot, None)
+        return True
+    if fleet.now - slot.execution_at < timedelta(seconds=limits.UNSEEN_INSTANCE_PATIENCE):
+        return False
+    if slot.missing_since is None:
+        _note_missing(world, slot, fleet.now)
+        return False
+    return fleet.now - slot.missing_since >= timedelta(seconds=limits.MISSING_PATIENCE)
+
+
+def _note_missing(world: World, slot: Slot, since: datetime | None) -> None:
+    try:
+        world.tables.write(worker.missing(slot, since))
+    except ConditionFailed:
+        pass  # The slot is gone, or another sweep has noted it.
 
 
 def _due(slot: Slot, fleet: _Fleet) -> bool:

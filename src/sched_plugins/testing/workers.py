@@ -65,6 +65,7 @@ class MemoryWorkers:
         boot: seconds from launch to running.
         peak: the largest number of instances that one group ever had at a time.
         unseen: seconds for which EC2 does not yet know an instance that was just launched.
+        left_out: workers that EC2's answers lack for now, although they live.
     """
 
     def __init__(self, clock: VirtualClock) -> None:
@@ -73,6 +74,7 @@ class MemoryWorkers:
         self.state_listeners: list[Callable[[Instance], None]] = []
         self.warning_listeners: list[Callable[[Instance], None]] = []
         self.unseen = 1.0
+        self.left_out: set[str] = set()
         self.boot = BOOT
         self.peak = 0
         self._clock = clock
@@ -145,7 +147,8 @@ class MemoryWorkers:
 
     def _known(self, instance: Instance) -> bool:
         seen_at = instance.launched_at + timedelta(seconds=self.unseen)
-        return self._clock.now() >= seen_at and instance.state is not InstanceState.GONE
+        listed = instance.worker_id not in self.left_out
+        return listed and self._clock.now() >= seen_at and instance.state is not InstanceState.GONE
 
     def tagged(self) -> Iterator[Worker]:
         """Instances that carry the scheduler's tag and are pending or running."""
