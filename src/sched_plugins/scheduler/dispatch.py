@@ -45,6 +45,7 @@ def claim(world: World, round_: Round, wait: int = 5) -> Verdict | None:
     Returns:
         The verdict that was sent, or None when the execution now waits for a job's end.
     """
+    patience, taken = wait, None
     for _ in range(MESSAGES_A_ROUND):
         slot = world.tables.slot(round_.slot_id)
         verdict = claiming.turn_away(round_, slot)
@@ -55,15 +56,20 @@ def claim(world: World, round_: Round, wait: int = 5) -> Verdict | None:
                 return None
             continue
         try:
-            received = world.queues.receive(slot.queue, wait)
+            received = world.queues.receive(slot.queue, patience)
         except QueueNotFound:
             return _answer(world, round_, Verdict.RETIRE)  # A tag may name a queue that is gone, or never was.
         if not received:
             return _answer(world, round_, Verdict.RETIRE)
-        started = _take(world, round_, slot, received[0])
-        if started is not None:
-            _dispatch(world, started)
+        taken = _take(world, round_, slot, received[0])
+        if isinstance(taken, Start):
+            _dispatch(world, taken)
             return None
+        if taken is not None:
+            # The queue only looks empty until that message is there again.
+            patience = max(wait, RETRY_DELAY + 1)
+    if taken is not None:
+        world.clock.sleep(RETRY_DELAY)  # For the next invocation, which does not know of it.
     return _answer(world, round_, Verdict.NEXT)
 
 
@@ -81,8 +87,8 @@ def _take_over(world: World, round_: Round, slot: Slot) -> bool:
     return True
 
 
-def _take(world: World, round_: Round, slot: Slot, received: Message) -> Start | None:
-    """Decide one message and carry it out; the started attempt, or None."""
+def _take(world: World, round_: Round, slot: Slot, received: Message) -> Start | Leave | None:
+    """Decide one message and carry it out; the attempt that it starts, or that it was put off, or None."""
     try:
         understood = message.parse(received.body)
     except InvalidJob as error:
@@ -105,6 +111,7 @@ def _take(world: World, round_: Round, slot: Slot, received: Message) -> Start |
             reject(world, slot.queue, received, reason)
         case Leave():
             _release(world, slot.queue, received, RETRY_DELAY)
+            return decision
     return None
 
 

@@ -78,6 +78,7 @@ class Simulation:
         sweeps: when the sweeps began that ran to their end and reported no error.
         accepted: job id, run id and outcome of every submission that was answered.
         invocations_failed: what ended invocations otherwise than well.
+        empty_queue_wait: seconds for which a free worker waits for a message.
         requeue_after: seconds after which a QUEUED job's message is sent again.
         queue, group: the environment's job queue and Auto Scaling group.
     """
@@ -109,6 +110,7 @@ class Simulation:
         self.invocations_failed: list[str] = []
         self.sweeps: list[datetime] = []
         self.requeue_after = limits.REQUEUE_AFTER
+        self.empty_queue_wait = 5
         self.accepted: list[tuple[str, str, Outcome]] = []
         self.world = self._watch(scheduler, dead_letters)
         self._behaviours: dict[str, Behaviour | Callable[[Attempt], Behaviour]] = {}
@@ -314,8 +316,8 @@ class _Functions:
         return self._simulation.invoke("ready", lambda: use_cases.ready(self._simulation.world, slot_id))
 
     def next_job(self, round_: Round) -> bool:
-        world = self._simulation.world
-        return self._simulation.invoke("claim", lambda: (use_cases.claim(world, round_),)) is not None
+        world, wait = self._simulation.world, self._simulation.empty_queue_wait
+        return self._simulation.invoke("claim", lambda: (use_cases.claim(world, round_, wait),)) is not None
 
     def renew(self, slot_id: str, execution: int) -> Verdict | None:
         world = self._simulation.world
