@@ -31,10 +31,31 @@ assert sched_plugins.__file__.startswith(sys.argv[1]), sched_plugins.__file__
 names = [module.name for module in pkgutil.walk_packages(sched_plugins.__path__, "sched_plugins.")]
 for name in names:
     importlib.import_module(name)
-import aws_lambda_powertools.utilities.batch, pydantic
+import aws_lambda_powertools, pydantic
 for module in (pydantic, aws_lambda_powertools):
     assert module.__file__.startswith(sys.argv[1]), module.__file__
 print(*names, sep="\\n")
+"""
+
+#: Imports every handler, and logs as handlers do, with nothing installed at all.
+HANDLE = """
+import importlib, sys
+sys.path.insert(0, sys.argv[1])
+for name in sys.argv[2:]:
+    module, _, function = name.rpartition(".")
+    assert callable(getattr(importlib.import_module(module), function))
+from types import SimpleNamespace
+from sched_plugins.functions.process import logger
+@logger.inject_lambda_context
+def handler(event, context):
+    try:
+        1 / 0
+    except ZeroDivisionError:
+        logger.exception("said", extra={"event": event, "odd": object()})
+names = ("function_name", "memory_limit_in_mb", "invoked_function_arn", "aws_request_id", "tenant_id")
+handler({}, SimpleNamespace(**dict.fromkeys(names, "x")))
+elsewhere = [m.__file__ for m in sys.modules.values() if "site-packages" in (getattr(m, "__file__", "") or "")]
+assert not elsewhere, elsewhere
 """
 
 
@@ -262,11 +283,24 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("kind", ["scheduler", "environment"])
-def test_every_handler_of_a_template_is_in_the_archive(kind: Kind, zipped: bytes) -> None:
+def test_every_handler_of_a_template_runs_from_the_archive_alone(kind: Kind, zipped: bytes, tmp_path: Path) -> None:
     resources = template.load(kind)["Resources"].values()
     handlers = {r["Properties"]["Handler"] for r in resources if r["Type"] == "AWS::Serverless::Function"}
     assert handlers
     with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
-        for handler in handlers:
-            module, _, name = handler.rpartition(".")
-            assert f"\ndef {name}(" in archive.read(module.replace(".", "/") + ".py").decode()
+        archive.extractall(tmp_path)
+    answer = subprocess.run(
+        [sys.executable, "-I", "-S", "-W", "error", "-c", HANDLE, str(tmp_path), *sorted(handlers)],
+        env={"POWERTOOLS_SERVICE_NAME": "sched"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    assert '"message":"said"' in answer.stdout
+
+
+def test_what_powertools_has_for_others_is_left_out(zipped: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
+        parts = {
+            tuple(name.split("/")[1:3]) for name in archive.namelist() if name.startswith("aws_lambda_powertools/")
+        }
+    assert not [one for one in parts if one[0] == "event_handler"]
+    assert {one[1] for one in parts if one[0] == "utilities"} <= {"__init__.py", "jmespath_utils", "__pycache__"}

@@ -40,6 +40,9 @@ DISTRIBUTIONS = (
 _LEFT_OUT = frozenset(
     {"airflow", "cli", "client", "deploy", "infra", "local", "pipeline", "prefect", "testing", "__pycache__"}
 )
+_POWERTOOLS = "aws_lambda_powertools"
+#: All that its logger, which is what the handlers use of it, needs of Powertools' utilities.
+_UTILITIES = frozenset({"__init__.py", "jmespath_utils"})
 #: Lambda's Python runtimes, and the newest glibc that compiled files may ask for there: 3.11 runs on
 #: Amazon Linux 2, the others on Amazon Linux 2023. Source: AWS Lambda Developer Guide, "Lambda runtimes".
 _GLIBC = {"3.11": 26, "3.12": 34, "3.13": 34, "3.14": 34}
@@ -196,11 +199,18 @@ def _tree(root: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _wanted(path: PurePosixPath) -> bool:
-    """Whether a distribution's file is code or a licence; what an installer adds differs from place to place."""
+    """Whether a distribution's file is code that is used, or a licence.
+
+    What an installer adds differs from place to place.
+    """
     if ".." in path.parts or "__pycache__" in path.parts or path.is_absolute() or path.parts[0] == "bin":
         return False
     if path.parts[0].endswith(".dist-info"):
         return "licenses" in path.parts or path.name.startswith(("LICENSE", "NOTICE", "METADATA"))
+    if path.is_relative_to(f"{_POWERTOOLS}/event_handler"):
+        return False
+    if path.is_relative_to(f"{_POWERTOOLS}/utilities") and path.parts[2] not in _UTILITIES:
+        return False
     return path.suffix not in {".pyc", ".pyi", ".pth"}
 
 
