@@ -86,7 +86,7 @@ SLOTS = st.builds(
     execution=st.integers(1, 999), execution_at=MOMENTS, ticket=TEXT, token=TEXT, job_id=TEXT, run_id=TEXT,
     attempt=st.integers(0, 60), claimed_at=st.none() | MOMENTS, start_by=st.none() | MOMENTS,
     lease_until=st.none() | MOMENTS, look_at=st.none() | MOMENTS, absent_since=st.none() | MOMENTS,
-    missing_since=st.none() | MOMENTS,
+    missing_since=st.none() | MOMENTS, asked_at=st.none() | MOMENTS,
     wake=st.none() | st.builds(Wake, PRINTABLE, st.sampled_from(Verdict)), draining=TEXT,
     streak=st.lists(TEXT, max_size=3).map(tuple),
 )  # fmt: skip

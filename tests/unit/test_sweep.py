@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
+from sched_plugins.core import limits
 from sched_plugins.core.state import SlotState, Status
 from sched_plugins.core.write import Table
 from sched_plugins.testing import Behaviour, Simulation, violations
+from sched_plugins.testing.executions import State
+from sched_plugins.testing.faults import Crash
 
 
 def under_way(seconds: float = 1_000) -> tuple[Simulation, str]:
@@ -74,3 +79,67 @@ def test_what_is_missed_costs_a_write_and_no_call_of_ec2(missing: bool) -> None:
     made = simulation.faults.calls[before:]
     assert made.count("workers.described") == 1
     assert made.count("tables.write") == int(missing)
+
+
+def dies_unheard(simulation: Simulation, call: str = "queues.receive") -> None:
+    """Let the function that makes this call next die, and its execution wait on."""
+
+    def die(_: int, name: str) -> None:
+        if name == call:
+            simulation.faults.before = None
+            raise Crash(name)
+
+    simulation.faults.before = die
+    simulation.executions.hears_of_deaths = False
+
+
+def test_a_worker_whose_first_claim_died_unheard_gets_another_execution() -> None:
+    simulation = Simulation(maximum=1)
+    dies_unheard(simulation)
+    simulation.submit("a")
+    simulation.run_for(limits.READY_PATIENCE + limits.CLAIM_PATIENCE)
+    assert simulation.job("a").status is Status.QUEUED
+    simulation.run_for(180)
+    assert simulation.job("a").status is Status.SUCCEEDED
+    [first, second] = simulation.executions.executions.values()
+    assert first.is_running
+    # The older one ends at its task's own timeout, turned away by its ticket.
+    assert simulation.run_until_quiet(hours=50)
+    assert (first.state, second.state, len(simulation.workers.instances)) == (State.ENDED, State.ENDED, 1)
+    assert violations(simulation, at_rest=True) == []
+
+
+def test_a_worker_whose_later_claim_died_unheard_waits_only_as_long_as_a_claim_may_take() -> None:
+    simulation = Simulation(maximum=1)
+    simulation.submit("a")
+    simulation.clock.wait_for(lambda: simulation.job("a").is_terminal, 600)
+    dies_unheard(simulation)
+    simulation.submit("b")
+    simulation.run_for(limits.CLAIM_PATIENCE - 60)
+    assert len(simulation.executions.executions) == 1
+    simulation.run_for(240)
+    assert simulation.job("b").status is Status.SUCCEEDED
+    assert simulation.run_until_quiet(hours=50)
+    assert violations(simulation, at_rest=True) == []
+
+
+def test_a_worker_that_finds_nothing_to_start_for_an_hour_is_left_alone() -> None:
+    simulation = Simulation(maximum=1)
+    simulation.submit("a")
+    simulation.clock.wait_for(lambda: simulation.job("a").is_terminal, 600)
+    calls, began = simulation.faults.calls, simulation.clock.now()
+    before = len(calls)
+    while (passed := simulation.clock.now() - began) < timedelta(hours=1):
+        simulation.send_raw("no JSON")
+        simulation.run_for(3)
+    assert len(simulation.workers.instances) == 1
+    assert calls[before:].count("executions.start") == 0
+    signs = [change for change in simulation.tables.history if change.write.name == "worker.asked"]
+    assert 20 <= len(signs) <= passed / timedelta(minutes=1)
+    # A sweep asks the same of an idle worker as of one that works, and nothing else.
+    begin = len(calls)
+    simulation.sweep()
+    assert sorted(calls[begin:]) == sorted([
+        "workers.tagged", "tables.slots", "workers.described", "executions.running", "commands.in_progress",
+        "tables.pending", "queues.receive", "tables.queued",
+    ])  # fmt: skip

@@ -186,6 +186,9 @@ GUARDED: tuple[Guarded, ...] = (
         "execution": ({"execution": 2}, "an execution that was replaced ends the worker of its successor"),
         "ticket": ({"ticket": "000001.0000004.0000"}, "an old invocation ends a worker that a newer one gives work"),
     }),
+    Guarded(worker.asked(WAKING, LATER) or END.writes[1], WAKING, {
+        "execution": ({"execution": 2}, "a sign of an older execution hides that the newer one has died"),
+    }),
     Guarded(worker.missing(WAKING, LATER), WAKING, {
         "worker_id": ({"worker_id": None}, "a slot that was dropped comes back as a stump"),
         "missing_since": ({"missing_since": "2026"}, "an older look makes a worker seem to be missing for shorter"),

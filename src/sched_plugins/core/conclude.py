@@ -34,7 +34,7 @@ def conclude(job: JobRecord, slot: Slot, end: End, now: datetime, answer: Invoca
         answer: Systems Manager's answer, if there was one; its output goes into the record.
     """
     ended = _ended_job(job, end, now, answer)
-    freed = _freed_slot(job, slot, end, answer)
+    freed = _freed_slot(job, slot, end, now, answer)
     writes = (
         write.job(
             "conclude.job", job, ended,
@@ -135,12 +135,12 @@ def _requeued(job: JobRecord, reason: str, now: datetime, losses: int) -> JobRec
     return queued.changed(pending=queued.event_id)
 
 
-def _freed_slot(job: JobRecord, slot: Slot, end: End, answer: Invocation | None) -> Slot:
+def _freed_slot(job: JobRecord, slot: Slot, end: End, now: datetime, answer: Invocation | None) -> Slot:
     streak = _streak(job, slot, end, answer)
     retire = bool(slot.draining) or len(streak) >= limits.BAD_STREAK or (isinstance(end, Lost) and end.retire)
     if retire:
-        return slot.released(SlotState.RETIRING, Verdict.RETIRE, streak)
-    return slot.released(SlotState.FREE, Verdict.NEXT, streak)
+        return slot.released(SlotState.RETIRING, Verdict.RETIRE, streak, now)
+    return slot.released(SlotState.FREE, Verdict.NEXT, streak, now)
 
 
 def _streak(job: JobRecord, slot: Slot, end: End, answer: Invocation | None) -> tuple[str, ...]:

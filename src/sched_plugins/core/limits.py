@@ -81,6 +81,10 @@ FAST_FAILURE: Final = 1.0
 PENDING_PATIENCE: Final = 120  # the sweep re-sends an effect older than this
 REQUEUE_AFTER: Final = 6 * 3600  # default age at which a QUEUED job's message is sent again
 READY_PATIENCE: Final = 900  # how long a worker's agent may take to answer
+# own: a free slot's execution gives a sign sooner; the claim function's timeout (300) and the retire function's (60),
+# and the longest pause before a task is tried again (60), with as much again for slow starts
+CLAIM_PATIENCE: Final = 600
+SIGN_INTERVAL: Final = 60  # own: such a sign is written at most so often
 UNSEEN_INSTANCE_PATIENCE: Final = 600  # EC2 may not know an instance just launched (eventual consistency)
 # own: two answers of EC2 that lack an instance, so far apart, prove that it is gone (EC2 API, "eventual consistency")
 MISSING_PATIENCE: Final = 60

@@ -48,6 +48,8 @@ class Slot:
     """When the sweep is to look at the held job, because something is unknown."""
     absent_since: datetime | None = None
     """Since when the S3 object of stdout, needed to seek the success string, has been missing."""
+    asked_at: datetime | None = None
+    """When its execution was last known to ask for a job: the slot was freed for it, or it asked in vain."""
     missing_since: datetime | None = None
     """Since when EC2's answers have lacked the worker; one such answer alone proves nothing."""
     wake: Wake | None = None
@@ -64,16 +66,18 @@ class Slot:
         """Whether it holds that very attempt."""
         return self.state is SlotState.HELD and (self.job_id, self.run_id, self.attempt) == (job_id, run_id, attempt)
 
-    def released(self, state: SlotState, verdict: Verdict, streak: tuple[str, ...]) -> Slot:
+    def released(self, state: SlotState, verdict: Verdict, streak: tuple[str, ...], now: datetime) -> Slot:
         """The slot without its job, its execution about to be woken."""
         return replace(
             self, state=state, wake=Wake(self.token, verdict) if self.token else self.wake, streak=streak,
             token="", job_id="", run_id="", attempt=0, claimed_at=None, start_by=None, lease_until=None,
-            look_at=None, absent_since=None,
+            look_at=None, absent_since=None, asked_at=now,
         )  # fmt: skip
 
 
-_TIMES = ("execution_at", "claimed_at", "start_by", "lease_until", "look_at", "absent_since", "missing_since")
+_TIMES = (
+    "execution_at", "claimed_at", "start_by", "lease_until", "look_at", "absent_since", "asked_at", "missing_since",
+)  # fmt: skip
 _TEXTS = ("slot_id", "worker_id", "queue", "ticket", "token", "job_id", "run_id", "draining")
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sched_plugins.core import names, write
+from sched_plugins.core import limits, names, write
 from sched_plugins.core.record import to_text
 from sched_plugins.core.slot import Slot, Wake
 from sched_plugins.core.state import SlotState
@@ -49,6 +49,26 @@ def retire(slot: Slot, ticket: str) -> tuple[Slot, Write]:
         write.equals("execution", slot.execution),
         write.at_most("ticket", ticket),
     )  # fmt: skip
+
+
+def is_silent(slot: Slot, now: datetime) -> bool:
+    """Whether a free slot's execution has given no sign for longer than it may take to claim or to retire.
+
+    Its function died, and Step Functions has not heard of it: the execution would wait for its task's timeout.
+    """
+    if slot.state is not SlotState.FREE:
+        return False
+    quiet = timedelta(seconds=limits.CLAIM_PATIENCE)
+    if slot.asked_at is not None and slot.asked_at > slot.execution_at:
+        return now - slot.asked_at > quiet
+    return now - slot.execution_at > quiet + timedelta(seconds=limits.READY_PATIENCE)
+
+
+def asked(slot: Slot, now: datetime) -> Write | None:
+    """The slot whose execution has asked in vain and goes on; None if a sign of it is fresh enough."""
+    if slot.asked_at is not None and now - slot.asked_at < timedelta(seconds=limits.SIGN_INTERVAL):
+        return None
+    return write.slot("worker.asked", slot, slot.changed(asked_at=now), write.equals("execution", slot.execution))
 
 
 def missing(slot: Slot, since: datetime | None) -> Write:

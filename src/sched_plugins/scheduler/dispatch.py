@@ -27,6 +27,7 @@ from sched_plugins.ports import (
 )
 from sched_plugins.scheduler.attempt import finish
 from sched_plugins.scheduler.cancellation import stop_command
+from sched_plugins.scheduler.workers import note_asked
 
 MESSAGES_A_ROUND = 25
 """Messages looked at by one invocation before the execution goes round again."""
@@ -45,7 +46,7 @@ def claim(world: World, round_: Round, wait: int = 5) -> Verdict | None:
     Returns:
         The verdict that was sent, or None when the execution now waits for a job's end.
     """
-    patience, taken = wait, None
+    patience, taken, slot = wait, None, None
     for _ in range(MESSAGES_A_ROUND):
         slot = world.tables.slot(round_.slot_id)
         verdict = claiming.turn_away(round_, slot)
@@ -70,6 +71,8 @@ def claim(world: World, round_: Round, wait: int = 5) -> Verdict | None:
             patience = max(wait, RETRY_DELAY + 1)
     if taken is not None:
         world.clock.sleep(RETRY_DELAY)  # For the next invocation, which does not know of it.
+    if slot is not None:
+        note_asked(world, slot)
     return _answer(world, round_, Verdict.NEXT)
 
 

@@ -243,15 +243,19 @@ def _due(slot: Slot, fleet: _Fleet) -> bool:
 
 
 def _keep_execution(world: World, report: Report, fleet: _Fleet, slot: Slot) -> None:
-    """A worker whose execution has ended gets its next one; of two the older is turned away by its ticket."""
-    if names.execution(slot.slot_id, slot.execution) in fleet.executions:
+    """A worker whose execution has ended gets its next one; so does a free one whose execution
+    gives no sign, because its function has died unheard. Of two the older is turned away by its ticket."""
+    is_listed = names.execution(slot.slot_id, slot.execution) in fleet.executions
+    if is_listed and not worker.is_silent(slot, fleet.now):
         return
-    if fleet.now - slot.execution_at < LISTING_LAG:
+    if not is_listed and fleet.now - slot.execution_at < LISTING_LAG:
         world.executions.start(slot)
         return
     current = world.tables.slot(slot.slot_id)
     if current is None or current.execution != slot.execution or current.state is SlotState.RETIRING:
         return
+    if is_listed and not worker.is_silent(current, fleet.now):
+        return  # It has given a sign meanwhile.
     renewed, write = worker.next_execution(current, world.clock.now())
     try:
         world.tables.write(write)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sched_plugins.core import names, worker
 from sched_plugins.core.slot import Slot
 from sched_plugins.core.state import SlotState, Verdict
-from sched_plugins.errors import Conflict, QueueNotFound
+from sched_plugins.errors import Conflict, QueueNotFound, ServiceError
 from sched_plugins.ports import ConditionFailed, World
 
 _ROUNDS = 5
@@ -94,6 +94,7 @@ def retire(world: World, slot_id: str, execution: int, wait: int = 1, *, unready
             terminate(world, slot)
             return Verdict.STOP
         if not slot.draining and not unready and _work_waits(world, slot, wait):
+            note_asked(world, slot)
             return Verdict.NEXT
         retiring, write = worker.retire(slot, names.ticket(execution, 9_999_999, 9_999))
         try:
@@ -103,6 +104,16 @@ def retire(world: World, slot_id: str, execution: int, wait: int = 1, *, unready
         terminate(world, retiring)
         return Verdict.STOP
     return Verdict.NEXT
+
+
+def note_asked(world: World, slot: Slot) -> None:
+    """Show the sweep, now and then, that the execution of a slot that stays free is alive."""
+    sign = worker.asked(slot, world.clock.now())
+    try:
+        if sign is not None:
+            world.tables.write(sign)
+    except (ServiceError, ConditionFailed):
+        pass  # At worst the sweep starts the next execution, which takes over.
 
 
 def _work_waits(world: World, slot: Slot, wait: int) -> bool:

@@ -19,6 +19,8 @@ READY_INTERVAL = 10.0
 """Seconds between two questions whether a worker's agent answers."""
 RETRIES = 6
 """How often a task whose function failed is tried again."""
+TASK_TIMEOUT = 176_400.0
+"""Seconds after which NextJob's task gives up a token that nobody completed."""
 BACKOFF = 2.0
 """Seconds before a failed task is tried again."""
 
@@ -80,6 +82,7 @@ class MemoryExecutions:
         functions: what its tasks call; set by the simulation.
         listing_lag: seconds for which ``running`` does not know what has begun or ended.
         events_a_round: history events counted for one job.
+        hears_of_deaths: whether a task learns at once that its function died; otherwise it waits for its timeout.
     """
 
     def __init__(self, clock: VirtualClock) -> None:
@@ -87,6 +90,7 @@ class MemoryExecutions:
         self.functions: Functions | None = None
         self.listing_lag = 3.0
         self.events_a_round = limits.EVENTS_A_ROUND
+        self.hears_of_deaths = True
         self._clock = clock
         self._numbers = itertools.count(1)
 
@@ -166,8 +170,13 @@ class MemoryExecutions:
         round_ = Round(
             execution.slot_id, token, execution.number, execution.round, execution.retry, execution.events
         )  # fmt: skip
-        if not self.functions.next_job(round_) and execution.token == token:
+        self._soon(lambda: self._give_up(execution, token), TASK_TIMEOUT)
+        if not self.functions.next_job(round_) and self.hears_of_deaths:
             # The function failed before anybody completed its token, which is dead from now on.
+            self._give_up(execution, token)
+
+    def _give_up(self, execution: Execution, token: str) -> None:
+        if execution.token == token:
             execution.token = ""
             self._again(execution, lambda: self._next_job(execution))
 
