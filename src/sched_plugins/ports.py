@@ -56,13 +56,36 @@ class RefusedForWorker(Refused):
     """Systems Manager will not run commands on this worker (``InvalidInstanceId``)."""
 
 
+class Unreadable(Refused):
+    """A stored item cannot be understood: a newer version wrote it, or nobody of ours.
+
+    Attributes:
+        key: its job id or slot id.
+    """
+
+    def __init__(self, key: str, error: Exception) -> None:
+        super().__init__(
+            f"the item {key!r} is none that this version of the scheduler wrote ({type(error).__name__}: {error}); "
+            "deploy the version that did, or repair or delete it"
+        )
+        self.key = key
+
+
+BROKEN_ITEM = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading an item of another making may raise."""
+
+
 class Tables(Protocol):
-    """The two tables. Reads by key are strongly consistent; the listings follow within seconds."""
+    """The two tables. Reads by key are strongly consistent; the listings follow within seconds.
+
+    To read one item that cannot be understood raises :class:`Unreadable`; among many it stands in the item's place,
+    so that one such item keeps nobody from the others.
+    """
 
     def job(self, job_id: str) -> JobRecord | None:
         """The record, or None if there is none."""
 
-    def jobs(self, job_ids: Sequence[str]) -> Mapping[str, JobRecord]:
+    def jobs(self, job_ids: Sequence[str]) -> Mapping[str, JobRecord | Unreadable]:
         """The records of those that exist; batched."""
 
     def slot(self, slot_id: str) -> Slot | None:
@@ -85,17 +108,17 @@ class Tables(Protocol):
             TransactionFailed: nothing changed.
         """
 
-    def pending(self, before: datetime) -> Iterator[JobRecord]:
+    def pending(self, before: datetime) -> Iterator[JobRecord | Unreadable]:
         """Records whose effect has been pending since before that moment."""
 
-    def queued(self, before: datetime) -> Iterator[JobRecord]:
+    def queued(self, before: datetime) -> Iterator[JobRecord | Unreadable]:
         """Records that have been QUEUED since before that moment."""
 
-    def slots(self) -> Iterator[Slot]:
+    def slots(self) -> Iterator[Slot | Unreadable]:
         """All slots."""
 
     def slots_of(self, queue: str) -> Mapping[SlotState, int]:
-        """How many slots of a queue are in each state."""
+        """How many slots of a queue are in each state; those in a state not known here are left out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from sched_plugins.core.record import AttemptEntry, JobRecord, NextRun
 from sched_plugins.core.slot import Slot
 from sched_plugins.core.state import SlotState, Status
 from sched_plugins.core.submission import Submission
-from sched_plugins.core.write import Condition
-from sched_plugins.ports import ConditionFailed, TransactionFailed
+from sched_plugins.core.write import Condition, Table, Write
+from sched_plugins.ports import ConditionFailed, TransactionFailed, Unreadable
 
 NOW = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
@@ -193,3 +193,31 @@ def test_slots_are_listed_and_counted_by_queue(backend: Backend) -> None:
     assert {free.slot_id, other.slot_id, retiring.slot_id} <= {slot.slot_id for slot in backend.world.tables.slots()}
     counts = backend.world.tables.slots_of(queue)
     assert {state: number for state, number in counts.items() if number} == {SlotState.FREE: 1, SlotState.RETIRING: 1}
+
+
+def test_what_cannot_be_read_stands_among_the_others_as_that(backend: Backend) -> None:
+    tables, queue = backend.world.tables, f"odd-{next(NEW)}-job-queue"
+    good, odd, slot, nap = new_job(), new_job(), new_slot(queue), new_slot(queue)
+    store(backend, good, odd, slot, nap)
+    spoilt = {Table.JOBS: (odd.job_id, {"status": "PAUSED"}), Table.SLOTS: (nap.slot_id, {"state": "NAPPING"})}
+    for table, (key, changes) in spoilt.items():
+        tables.write(Write("newer", table, key, changes, (), ()))
+    backend.wait(10)
+    try:
+        found = tables.jobs([good.job_id, odd.job_id])
+        assert found[good.job_id] == good
+        assert isinstance(found[odd.job_id], Unreadable)
+        for listing in (tables.pending, tables.queued):
+            listed = list(listing(NOW + timedelta(seconds=1)))
+            assert good in listed
+            assert [one.key for one in listed if isinstance(one, Unreadable)] == [odd.job_id]
+        assert slot in (slots := list(tables.slots()))
+        assert [one.key for one in slots if isinstance(one, Unreadable)] == [nap.slot_id]
+        assert tables.slots_of(queue) == {SlotState.FREE: 1}
+        with pytest.raises(Unreadable, match=odd.job_id):
+            tables.job(odd.job_id)
+        with pytest.raises(Unreadable, match=nap.slot_id):
+            tables.slot(nap.slot_id)
+    finally:
+        for table, (key, _) in spoilt.items():
+            tables.write(Write("gone", table, key, {}, (), (), delete=True))

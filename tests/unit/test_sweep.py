@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
+from sched_plugins import scheduler as use_cases
 from sched_plugins.core import limits
 from sched_plugins.core.state import SlotState, Status
-from sched_plugins.core.write import Table
-from sched_plugins.testing import Behaviour, Simulation, violations
+from sched_plugins.core.submission import Submission
+from sched_plugins.core.write import Table, Write
+from sched_plugins.ports import Unreadable
+from sched_plugins.testing import Behaviour, Habits, Simulation, violations
 from sched_plugins.testing.executions import State
 from sched_plugins.testing.faults import Crash
 
@@ -143,3 +148,69 @@ def test_a_worker_that_finds_nothing_to_start_for_an_hour_is_left_alone() -> Non
         "workers.tagged", "tables.slots", "workers.described", "executions.running", "commands.in_progress",
         "tables.pending", "queues.receive", "tables.queued",
     ])  # fmt: skip
+
+
+def spoil(simulation: Simulation, table: Table, key: str, **changes: Any) -> None:
+    """A newer version of the scheduler writes an item that this one cannot read."""
+    simulation.tables.write(Write("newer", table, key, changes, (), ()))
+
+
+def test_a_record_that_cannot_be_read_keeps_no_other_from_being_published() -> None:
+    simulation = Simulation(maximum=1, habits=Habits(stream_tries=0))
+    for job_id in ("a", "b", "c"):
+        simulation.submit(job_id)
+    spoil(simulation, Table.JOBS, "b", status="PAUSED")
+    simulation.run_for(600)
+    assert [simulation.job(job_id).status for job_id in ("a", "c")] == [Status.SUCCEEDED] * 2
+    assert any("sweep: Unreadable: the item 'b'" in failure for failure in simulation.invocations_failed)
+    with pytest.raises(Unreadable, match="'b'"):
+        simulation.tables.job("b")
+
+
+def test_a_record_that_cannot_be_read_keeps_no_other_from_being_sent_again() -> None:
+    simulation = Simulation(maximum=0)
+    for job_id in ("a", "b", "c"):
+        simulation.submit(job_id)
+    simulation.run_for(30)
+    spoil(simulation, Table.JOBS, "b", submitted_at="yesterday")
+    simulation.requeue_after = 600
+    simulation.run_for(700)
+    sent = [json.loads(one.body)["job_id"] for one in simulation.queues.sent if one.queue == simulation.queue]
+    assert sorted(sent) == ["a", "a", "b", "c", "c"]
+
+
+def test_a_slot_that_cannot_be_read_keeps_no_other_from_being_tended() -> None:
+    simulation = Simulation(maximum=2, habits=Habits(command_events=0))
+    simulation.submit("a")
+    odd = simulation.workers.launch(simulation.queue, has_agent=False).worker_id
+    simulation.run_for(50)
+    spoil(simulation, Table.SLOTS, f"{odd}-0", state="NAPPING")
+    simulation.run_for(200)
+    assert simulation.job("a").status is Status.SUCCEEDED
+    told = {failure for failure in simulation.invocations_failed if failure.startswith("sweep")}
+    assert len(told) == 1
+    assert f"the item '{odd}-0'" in told.pop()
+
+
+def test_what_cannot_be_read_fails_its_own_submission_and_its_own_effect_alone() -> None:
+    simulation = Simulation(maximum=0)
+    simulation.submit("b")
+    waiting = simulation.job("b")
+    spoil(simulation, Table.JOBS, "b", attempt="many")
+    batch = [Submission(simulation.spec(job_id), "run-9", simulation.queue) for job_id in ("a", "b")]
+    fine, bad = use_cases.submit(simulation.world, batch)
+    assert fine.error is None
+    assert isinstance(bad.error, Unreadable)
+    failed = use_cases.publish(simulation.world, [simulation.job("a"), waiting])
+    assert list(failed) == ["b"]
+    assert isinstance(failed["b"], Unreadable)
+
+
+def test_workers_are_counted_although_one_is_in_an_unknown_state() -> None:
+    simulation = Simulation()
+    for _ in range(2):
+        simulation.workers.launch(simulation.queue, has_agent=False)
+    simulation.run_for(50)
+    spoil(simulation, Table.SLOTS, next(iter(simulation.tables.items(Table.SLOTS))), state="NAPPING")
+    simulation.run_for(5)
+    assert simulation.tables.slots_of(simulation.queue) == {SlotState.FREE: 1}

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from botocore.exceptions import ClientError
@@ -38,7 +38,9 @@ from sched_plugins.core.slot import Slot
 from sched_plugins.core.state import SlotState
 from sched_plugins.core.write import KEY, Table, Write
 from sched_plugins.errors import Refused, SchedulerError, Throttled, Unknown
-from sched_plugins.ports import ConditionFailed, TransactionFailed
+from sched_plugins.ports import BROKEN_ITEM, ConditionFailed, TransactionFailed, Unreadable
+
+T = TypeVar("T")
 
 PENDING_INDEX: Final = "by-pending"
 STATE_INDEX: Final = "by-state"
@@ -71,9 +73,9 @@ class DynamoTables:
         item = self._item(Table.SLOTS, slot_id)
         return None if item is None else _slot(item)
 
-    def jobs(self, job_ids: Sequence[str]) -> Mapping[str, JobRecord]:
+    def jobs(self, job_ids: Sequence[str]) -> Mapping[str, JobRecord | Unreadable]:
         """The records of those that exist. One BatchGetItem for each hundred, strongly consistent."""
-        return {item["job_id"]: _record(item) for item in self._items(job_ids)}
+        return {item["job_id"]: _or_unreadable(_record, item) for item in self._items(job_ids)}
 
     def write(self, write: Write) -> None:
         """Carry out one conditional write. One UpdateItem or DeleteItem.
@@ -134,21 +136,21 @@ class DynamoTables:
             if not any(_is_ours(reason.get("Item"), write_id) for reason in reasons):
                 raise _cancelled(writes, reasons, action) from error
 
-    def pending(self, before: datetime) -> Iterator[JobRecord]:
+    def pending(self, before: datetime) -> Iterator[JobRecord | Unreadable]:
         """Records whose effect has been pending since before that moment.
 
         A Query for each of the four shards and each page, and a BatchGetItem for each hundred found.
         """
         return self._listed(PENDING_INDEX, "pending", before)
 
-    def queued(self, before: datetime) -> Iterator[JobRecord]:
+    def queued(self, before: datetime) -> Iterator[JobRecord | Unreadable]:
         """Records that have been QUEUED since before that moment; calls as for :meth:`pending`."""
         return self._listed(STATE_INDEX, "queued", before)
 
-    def slots(self) -> Iterator[Slot]:
+    def slots(self) -> Iterator[Slot | Unreadable]:
         """All slots. One Scan a page (1 MiB, about 1,500 slots), strongly consistent."""
         for item in self._pages("scan", TableName=self._names[Table.SLOTS], ConsistentRead=True):
-            yield _slot(item)
+            yield _or_unreadable(_slot, item)
 
     def slots_of(self, queue: str) -> Mapping[SlotState, int]:
         """How many slots of a queue are in each state, the queue written as the workers' tag has it.
@@ -165,7 +167,8 @@ class DynamoTables:
             ProjectionExpression=places.name("state"),
             **places.arguments(),
         )
-        return Counter(SlotState(item["state"]) for item in found)
+        # A state of a newer version's making is left out here; the sweep reports the slot.
+        return Counter(SlotState(item["state"]) for item in found if item["state"] in set(SlotState))
 
     def _item(self, table: Table, key: str) -> dict[str, Any] | None:
         name = self._names[table]
@@ -200,7 +203,7 @@ class DynamoTables:
             self._sleep(random.uniform(0.5, 1.0) * 0.05 * 2**round_)  # noqa: S311 - spreads callers, keeps no secret
         raise failure(Throttled, f"BatchGetItem in {name!r}", f"{len(keys)} keys were left unread {_READS} times")
 
-    def _listed(self, index: str, kind: str, before: datetime) -> Iterator[JobRecord]:
+    def _listed(self, index: str, kind: str, before: datetime) -> Iterator[JobRecord | Unreadable]:
         """Records that an index lists under a kind, and that still belong there when they are read."""
         hash_key, range_key = index.removeprefix("by-") + "_shard", index.removeprefix("by-") + "_at"
         for shard in range(limits.INDEX_SHARDS):
@@ -221,7 +224,7 @@ class DynamoTables:
                 for item in self._batch(some):
                     still = item.get(hash_key) == f"{kind}#{shard}" and item.get(range_key, "") < to_text(before)
                     if still:
-                        yield _record(item)
+                        yield _or_unreadable(_record, item)
 
     def _pages(self, operation: Any, **arguments: Any) -> Iterator[dict[str, Any]]:
         try:
@@ -234,21 +237,22 @@ class DynamoTables:
 def _record(item: Mapping[str, Any]) -> JobRecord:
     try:
         return records.from_item(item)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _unreadable("job record", item.get("job_id"), error) from error
+    except BROKEN_ITEM as error:
+        raise Unreadable(str(item.get("job_id")), error) from error
 
 
 def _slot(item: Mapping[str, Any]) -> Slot:
     try:
         return slots.from_item(item)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _unreadable("slot", item.get("slot_id"), error) from error
+    except BROKEN_ITEM as error:
+        raise Unreadable(str(item.get("slot_id")), error) from error
 
 
-def _unreadable(what: str, key: object, error: Exception) -> Refused:
-    return Refused(
-        f"the item {key!r} is no {what} that the scheduler wrote ({type(error).__name__}: {error}); repair or delete it"
-    )
+def _or_unreadable(read: Callable[[Mapping[str, Any]], T], item: Mapping[str, Any]) -> T | Unreadable:
+    try:
+        return read(item)
+    except Unreadable as error:
+        return error
 
 
 def _reply_of(error: Exception) -> Mapping[str, Any]:

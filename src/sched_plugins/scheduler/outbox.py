@@ -17,7 +17,7 @@ from sched_plugins.core.record import JobRecord, to_text
 from sched_plugins.core.slot import Slot
 from sched_plugins.core.state import Status
 from sched_plugins.errors import SchedulerError, ServiceError
-from sched_plugins.ports import ConditionFailed, World
+from sched_plugins.ports import ConditionFailed, Unreadable, World
 
 MAX_MANIFEST_KEYS = 10_000
 """A manifest names at most so many files; a larger folder says ``"complete": false``."""
@@ -36,8 +36,13 @@ def publish(world: World, records: Sequence[JobRecord]) -> dict[str, Exception]:
         read = world.tables.jobs(list(seen)) if seen else {}
     except SchedulerError as error:
         return dict.fromkeys(seen, error)
-    latest = {key: record for key, record in read.items() if record.pending == record.event_id == seen[key]}
-    failed = _send_all(world, list(latest.values()))
+    failed: dict[str, Exception] = {key: found for key, found in read.items() if isinstance(found, Unreadable)}
+    latest = {
+        key: record
+        for key, record in read.items()
+        if isinstance(record, JobRecord) and record.pending == record.event_id == seen[key]
+    }
+    failed |= _send_all(world, list(latest.values()))
     for record in latest.values():
         if record.job_id in failed:
             continue

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sched_plugins.core import submission
 from sched_plugins.core.submission import Decision, Outcome, Submission
-from sched_plugins.ports import ConditionFailed, World
+from sched_plugins.ports import ConditionFailed, Unreadable, World
 
 _ROUNDS = 5
 """How often a submission is decided anew because the record changed under it; each loser has met a winner."""
@@ -51,10 +51,17 @@ def submit(world: World, submissions: Sequence[Submission]) -> Sequence[Answer]:
 def _round(world: World, batch: dict[int, Submission]) -> dict[int, Answer]:
     now = world.clock.now()
     records = world.tables.jobs([one.spec.job_id for one in batch.values()])
-    decisions = {index: submission.decide(one, records.get(one.spec.job_id), now) for index, one in batch.items()}
+    answers: dict[int, Answer] = {}
+    decisions: dict[int, Decision] = {}
+    for index, one in batch.items():
+        record = records.get(one.spec.job_id)
+        if isinstance(record, Unreadable):
+            answers[index] = Answer(None, record)
+        else:
+            decisions[index] = submission.decide(one, record, now)
     writing = [(index, decision) for index, decision in decisions.items() if decision.write is not None]
     outcomes = world.tables.write_each([decision.write for _, decision in writing if decision.write])
-    answers = {index: Answer(decision) for index, decision in decisions.items()}
+    answers |= {index: Answer(decision) for index, decision in decisions.items()}
     for (index, _), error in zip(writing, outcomes, strict=True):
         if error is not None:
             answers[index] = replace(answers[index], error=error)

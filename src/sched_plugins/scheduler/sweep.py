@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 from sched_plugins.core import limits, message, names, submission, worker
 from sched_plugins.core.job import JobSpec
@@ -15,13 +16,15 @@ from sched_plugins.core.slot import Slot
 from sched_plugins.core.state import SlotState, Status
 from sched_plugins.core.submission import Decision, Outcome, Submission
 from sched_plugins.errors import InvalidJob, SchedulerError
-from sched_plugins.ports import ConditionFailed, InstanceState, Message, World
+from sched_plugins.ports import ConditionFailed, InstanceState, Message, Unreadable, World
 from sched_plugins.ports import Worker as Instance
 from sched_plugins.scheduler.attempt import reap
 from sched_plugins.scheduler.dispatch import reject
 from sched_plugins.scheduler.outbox import publish, wake
 from sched_plugins.scheduler.submit import submit
 from sched_plugins.scheduler.workers import attach, terminate
+
+T = TypeVar("T")
 
 LISTING_LAG = timedelta(seconds=60)
 """How long Step Functions may fail to list what has just begun (own, generous)."""
@@ -83,10 +86,19 @@ def _guarded(report: Report, duty: Callable[[], None]) -> None:
         report.errors.append(f"{type(error).__name__}: {error}")
 
 
+def _readable(report: Report, found: Iterable[T | Unreadable]) -> Iterator[T]:
+    """What can be read of what was found; the rest is reported, and keeps nobody from being looked after."""
+    for one in found:
+        if isinstance(one, Unreadable):
+            report.errors.append(f"{type(one).__name__}: {one}")
+        else:
+            yield one
+
+
 def _publish_overdue(world: World, report: Report) -> None:
     before = world.clock.now() - timedelta(seconds=limits.PENDING_PATIENCE)
     batch: list[JobRecord] = []
-    for record in world.tables.pending(before):
+    for record in _readable(report, world.tables.pending(before)):
         batch.append(record)
         if len(batch) == BATCH:
             _publish(world, report, batch)
@@ -102,7 +114,7 @@ def _publish(world: World, report: Report, batch: list[JobRecord]) -> None:
 
 def _requeue_stale(world: World, report: Report, requeue_after: int) -> None:
     before = world.clock.now() - timedelta(seconds=requeue_after)
-    stale = islice(world.tables.queued(before), REQUEUED_A_SWEEP)
+    stale = islice(_readable(report, world.tables.queued(before)), REQUEUED_A_SWEEP)
     while some := list(islice(stale, BATCH)):
         due = [submission.send_again(record, world.clock.now()) for record in some]
         outcomes = world.tables.write_each([write for _, write in due])
@@ -168,7 +180,8 @@ def _reject_letter(world: World, letter: Message, reason: str) -> None:
 
 def _tend_workers(world: World, report: Report) -> None:
     tagged = list(world.workers.tagged())
-    slots = list(world.tables.slots())
+    listed = list(world.tables.slots())
+    slots = list(_readable(report, listed))
     states = world.workers.described([slot.worker_id for slot in slots]) if slots else {}
     fleet = _Fleet(
         states=states,
@@ -176,9 +189,9 @@ def _tend_workers(world: World, report: Report) -> None:
         commands=frozenset(world.commands.in_progress()) if slots else frozenset(),
         now=world.clock.now(),
     )
-    known = {slot.worker_id for slot in slots}
+    known = {found.key if isinstance(found, Unreadable) else found.slot_id for found in listed}
     for instance in tagged:
-        if instance.worker_id not in known and instance.state in _ALIVE:
+        if names.slot_id(instance.worker_id) not in known and instance.state in _ALIVE:
             _guarded(report, partial(_attach, world, report, instance))
     for slot in slots:
         _guarded(report, partial(_tend, world, report, fleet, slot))

@@ -230,6 +230,8 @@ class Simulation:
         if item is None:
             return
         if change.write.table is Table.SLOTS:
+            if not {"start_by", "wake"} & change.write.changes.keys():
+                return
             slot = slots.from_item(item)
             if slot.state is SlotState.HELD and "start_by" in change.write.changes:
                 self.commands.expect(names.comment(slot.job_id, slot.run_id, slot.attempt), slot)

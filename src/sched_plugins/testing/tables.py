@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from sched_plugins.core import limits
 from sched_plugins.core import record as records
@@ -17,9 +17,10 @@ from sched_plugins.core.slot import Slot
 from sched_plugins.core.state import SlotState
 from sched_plugins.core.write import Table, Write
 from sched_plugins.errors import Refused
-from sched_plugins.ports import Clock, ConditionFailed, TransactionFailed
+from sched_plugins.ports import BROKEN_ITEM, Clock, ConditionFailed, TransactionFailed, Unreadable
 
 Item = Mapping[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +64,17 @@ class MemoryTables:
     def job(self, job_id: str) -> JobRecord | None:
         """The record, or None if there is none."""
         item = self._items[Table.JOBS].get(job_id)
-        return None if item is None else records.from_item(item)
+        return None if item is None else _record(item)
 
-    def jobs(self, job_ids: Sequence[str]) -> Mapping[str, JobRecord]:
+    def jobs(self, job_ids: Sequence[str]) -> Mapping[str, JobRecord | Unreadable]:
         """The records of those that exist."""
-        found = {job_id: self.job(job_id) for job_id in job_ids}
-        return {job_id: record for job_id, record in found.items() if record is not None}
+        items = self._items[Table.JOBS]
+        return {job_id: _or_unreadable(_record, items[job_id]) for job_id in job_ids if job_id in items}
 
     def slot(self, slot_id: str) -> Slot | None:
         """The slot, or None if there is none."""
         item = self._items[Table.SLOTS].get(slot_id)
-        return None if item is None else slots.from_item(item)
+        return None if item is None else _slot(item)
 
     def write(self, write: Write) -> None:
         """Carry out one conditional write.
@@ -135,15 +136,15 @@ class MemoryTables:
             _apply(self._listed, self._unlisted.popleft())
         return self._listed[table]
 
-    def pending(self, before: datetime) -> Iterator[JobRecord]:
+    def pending(self, before: datetime) -> Iterator[JobRecord | Unreadable]:
         """Records whose effect has been pending since before that moment."""
         yield from self._by("pending", "pending", before)
 
-    def queued(self, before: datetime) -> Iterator[JobRecord]:
+    def queued(self, before: datetime) -> Iterator[JobRecord | Unreadable]:
         """Records that have been QUEUED since before that moment."""
         yield from self._by("state", "queued", before)
 
-    def _by(self, index: str, kind: str, before: datetime) -> Iterator[JobRecord]:
+    def _by(self, index: str, kind: str, before: datetime) -> Iterator[JobRecord | Unreadable]:
         listed = self._index(Table.JOBS)
         moment = to_text(before)
         for shard in range(limits.INDEX_SHARDS):
@@ -151,17 +152,39 @@ class MemoryTables:
             found = [item for item in listed.values() if item.get(f"{index}_shard") == wanted]
             for item in sorted(found, key=lambda one: str(one[f"{index}_at"])):
                 if str(item[f"{index}_at"]) < moment:
-                    yield records.from_item(item)
+                    yield _or_unreadable(_record, item)
 
-    def slots(self) -> Iterator[Slot]:
+    def slots(self) -> Iterator[Slot | Unreadable]:
         """All slots."""
         for item in list(self._index(Table.SLOTS).values()):
-            yield slots.from_item(item)
+            yield _or_unreadable(_slot, item)
 
     def slots_of(self, queue: str) -> Mapping[SlotState, int]:
         """How many slots of a queue are in each state, the queue written as the workers' tag has it."""
         listed = self._index(Table.SLOTS).values()
-        return Counter(SlotState(item["state"]) for item in listed if item["queue"] == queue)
+        known = [item["state"] for item in listed if item["queue"] == queue and item["state"] in set(SlotState)]
+        return Counter(map(SlotState, known))
+
+
+def _record(item: Item) -> JobRecord:
+    try:
+        return records.from_item(item)
+    except BROKEN_ITEM as error:
+        raise Unreadable(str(item["job_id"]), error) from error
+
+
+def _slot(item: Item) -> Slot:
+    try:
+        return slots.from_item(item)
+    except BROKEN_ITEM as error:
+        raise Unreadable(str(item["slot_id"]), error) from error
+
+
+def _or_unreadable(read: Callable[[Item], T], item: Item) -> T | Unreadable:
+    try:
+        return read(item)
+    except Unreadable as error:
+        return error
 
 
 def _apply(items: dict[Table, dict[str, Item]], change: Change) -> None:
