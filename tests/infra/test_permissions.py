@@ -14,6 +14,7 @@ from sched_plugins.deploy.template import Kind
 # Actions on "*" that AWS could limit, and why they are not.
 UNLIMITED = {
     "ec2:DescribeInstances": "the reference lists no resource; a filter finds the tag",
+    "cloudformation:DescribeStacks": "a list of all stacks, which tells the environments, is asked on all",
     "ssm:UpdateInstanceInformation": "the agent speaks for its own instance, which the role does not know beforehand",
     "ssm:GetDocument": "workers run any document that a job may name",
     "ssm:DescribeDocument": "as GetDocument",

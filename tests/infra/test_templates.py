@@ -97,6 +97,13 @@ def test_functions_have_their_names_their_handlers_and_a_role_each(kind: Kind) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_no_arn_is_of_one_partition_alone(kind: Kind) -> None:
+    text = json.dumps(packaged(kind))
+    assert "arn:${AWS::Partition}:" in text
+    assert re.findall(r"arn:(?!\$\{(?:AWS::)?Partition\}:|\*:)[^\"]*", text) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_queues_have_the_contracts_names_and_lose_nothing_in_silence(kind: Kind) -> None:
     queues = of_type(kind, "AWS::SQS::Queue")
     named = {resolved(one["QueueName"]) for one in queues.values()}

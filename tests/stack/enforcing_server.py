@@ -1,7 +1,8 @@
 """The server of a laptop stack whose functions may do only what their roles allow.
 
 MiniStack then evaluates every policy, and runs each function with the credentials of its role. What it cannot
-know, it is told here: that SQS has no permissions for batches of their own; which tags the fleet's instances and
+know, it is told here: that SQS has no permissions for batches of their own; that S3 tells only those who may list
+a bucket that an object is not there; which tags the fleet's instances and
 groups have; on which resources SendCommand is permitted; that on AWS the requests come by TLS; and whose
 permissions a worker's agent has. Every call of a function is written to ``asked`` in the state folder, every refusal
 to ``denied``.
@@ -61,6 +62,9 @@ def enforce_policies(folder: Path) -> None:
             enforce(access_key_id, action, service, region, resource, {**(service_context or {}), **known})
             for resource, known in asked_on(action, resource_arn, region)
         ]
+        if action == "s3:GetObject" and not is_stored(resource_arn):
+            bucket = resource_arn.partition("/")[0]
+            answers.append(enforce(access_key_id, "s3:ListBucket", service, region, bucket, service_context))
         refusal = next((answer for answer in answers if answer is not None), None)
         if access_key_id.startswith("ASIA"):
             function = caller(iam_evaluator, access_key_id)
@@ -102,6 +106,14 @@ def asked_on(action: str, resource: str, region: str) -> list[tuple[str, dict[st
     name = resource.rpartition("/")[2]
     tags = {"ec2": ec2._tags, "autoscaling": autoscaling._tags}.get(action.partition(":")[0], {}).get(name) or []
     return [(resource, {f"aws:ResourceTag/{tag['Key']}": str(tag["Value"]) for tag in tags})]
+
+
+def is_stored(arn: str) -> bool:
+    """Whether there is an object of this ARN."""
+    from ministack.services import s3
+
+    bucket, _, key = arn.partition(":::")[2].partition("/")
+    return bucket in s3._buckets and key in s3._buckets[bucket]["objects"]
 
 
 def caller(iam_evaluator: Any, access_key_id: str) -> str:

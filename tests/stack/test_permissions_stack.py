@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import boto3
 import pytest
 from deployed import PATIENCE, SCHEDULER, DeployedStack, deployed
 from fleet_client import eventually
 
+from sched_plugins import deploy
+from sched_plugins.client import EnvironmentClient, SchedulerClient, Status
 from sched_plugins.core import names
+from sched_plugins.errors import NotPermitted
 from sched_plugins.local import control, lifecycle
 from sched_plugins.local.state import StackInfo
 
@@ -102,6 +106,88 @@ def test_each_function_may_do_what_it_does_and_the_denied_are_noticed(stack: Dep
           ("start", "ready", "claim", "observe", "reap", "sweep", "outbox", "retire", "submit", "cancel")),
         *(f"{ENVIRONMENT}-{name}" for name in ("trigger", "scale", "submit", "cancel")),
     }  # fmt: skip
+
+
+POLICIES = {
+    ("scheduler", "reader"): "JobTableReaderPolicyArn",
+    ("scheduler", "submitter"): "SubmitterPolicyArn",
+    ("environment", "reader"): "ReaderPolicyArn",
+    ("environment", "submitter"): "SubmitterPolicyArn",
+}
+
+
+def user(stack: DeployedStack, kind: str, what: str) -> boto3.Session:
+    """Somebody with one of the exported policies and nothing else."""
+    found = deploy.find_scheduler(SCHEDULER) if kind == "scheduler" else deploy.find_environment(ENVIRONMENT)
+    iam, name = stack.client("iam"), f"{kind}-{what}-{uuid4()}"
+    iam.create_user(UserName=name)
+    iam.attach_user_policy(UserName=name, PolicyArn=found.outputs[POLICIES[kind, what]])
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    return boto3.Session(key["AccessKeyId"], key["SecretAccessKey"], region_name=stack.info.region)
+
+
+CLIENTS: dict[str, Callable[[boto3.Session], SchedulerClient | EnvironmentClient]] = {
+    "scheduler": lambda session: SchedulerClient(SCHEDULER, session=session),
+    "environment": lambda session: EnvironmentClient(ENVIRONMENT, session=session),
+}
+
+
+@pytest.fixture(scope="module")
+def jobs(stack: DeployedStack) -> Iterator[tuple[str, str]]:
+    """Ids of a job of the environment that has ended, with results and no stderr, and of one that runs."""
+    environment = EnvironmentClient(ENVIRONMENT)
+    stack.s3.put_object(Bucket=BUCKET, Key="read/run.sh", Body=b"#!/bin/sh\necho hello | tee out.txt\n")
+    ended, live = f"s3://{BUCKET}/read/run.sh", f"live-{uuid4()}"
+    assert stack.ended(ended)["status"] == "SUCCEEDED"
+    environment.submit(spec(live, "echo begun; sleep 600"))
+    stack.running(live)
+    yield ended, live
+    environment.cancel(live)
+    stack.ended(live)
+
+
+@pytest.mark.parametrize("kind", ["scheduler", "environment"])
+def test_a_reader_reads_everything_and_changes_nothing(
+    stack: DeployedStack, jobs: tuple[str, str], kind: str, tmp_path: Path
+) -> None:
+    ended, live = jobs
+    session = user(stack, kind, "reader")
+    client = CLIENTS[kind](session)
+    assert client.get(ended).status is Status.SUCCEEDED
+    assert client.wait(ended, timeout=PATIENCE).status is Status.SUCCEEDED
+    assert {ended, live} <= {job.job_id for job in client.list(limit=100)}
+    assert "hello\n" in "".join(chunk.text for chunk in client.logs(ended))
+    assert "".join(chunk.text for chunk in client.logs(ended, stream="stderr")) == ""
+    assert "".join(chunk.text for chunk in client.logs(live)) in ("", "begun\n")
+    [worker] = [one for one in client.workers() if one.job_id == live]
+    assert worker.instance_state == "running"
+    queues = {queue.name: queue for queue in SchedulerClient(SCHEDULER, session=session).queues()}
+    assert queues[names.job_queue(ENVIRONMENT)].workers_busy == 1
+    assert names.job_queue(SCHEDULER) in queues
+    if isinstance(client, EnvironmentClient):
+        client.results(ended, tmp_path)
+        assert (tmp_path / "out.txt").read_text() == "hello\n"
+        with pytest.raises(NotPermitted):
+            client.upload(tmp_path, "run.sh", prefix="refused")
+    for refused in (lambda: client.submit(spec("refused", "true")), lambda: client.cancel(live)):
+        with pytest.raises(NotPermitted, match="lambda:InvokeFunction"):
+            refused()
+
+
+@pytest.mark.parametrize("kind", ["scheduler", "environment"])
+def test_a_submitter_submits_uploads_and_cancels(stack: DeployedStack, kind: str, tmp_path: Path) -> None:
+    session = user(stack, kind, "submitter")
+    client = CLIENTS[kind](session)
+    job_id = f"submitted-{uuid4()}"
+    assert client.submit(spec(job_id, "sleep 600")).error is None
+    assert client.cancel(job_id).error is None
+    assert stack.ended(job_id)["status"] == "CANCELLED"
+    with pytest.raises(NotPermitted):
+        client.get(job_id)
+    if isinstance(client, EnvironmentClient):
+        (tmp_path / "run.sh").write_text("#!/bin/sh\n")
+        uploaded = client.upload(tmp_path, "run.sh", prefix="submitter")
+        assert stack.ended(uploaded.job_id)["status"] == "SUCCEEDED"
 
 
 def test_a_role_without_a_permission_is_refused(stack: DeployedStack) -> None:

@@ -48,7 +48,9 @@ class _Address:
         if queue.startswith("arn:"):
             parts = queue.split(":")
             if len(parts) != 6 or parts[2] != "sqs" or not all(parts[3:]):
-                raise InvalidInput(f"{queue!r} is not a queue's ARN; one has the form arn:aws:sqs:REGION:ACCOUNT:NAME")
+                raise InvalidInput(
+                    f"{queue!r} is not a queue's ARN; one has the form arn:PARTITION:sqs:REGION:ACCOUNT:NAME"
+                )
             return cls(parts[5], parts[3], parts[4])
         if queue.startswith(("https://", "http://")):
             split = urlsplit(queue)
