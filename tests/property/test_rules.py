@@ -135,7 +135,7 @@ def test_a_message_is_read_or_refused_with_a_short_reason(body: str) -> None:
         assert len(json.dumps(read.spec.to_plain(), ensure_ascii=False).encode()) <= limits.MAX_SPEC_BYTES
     except InvalidJob as error:
         reason = str(error)
-    assert len(reason) <= limits.MAX_REASON_CHARACTERS + 100
+    assert len(reason) <= limits.MAX_REASON_BYTES + 100
 
 
 @FEW

@@ -75,7 +75,7 @@ def test_the_tail_of_the_output_is_kept() -> None:
 
 def test_a_reason_is_cut() -> None:
     job = conclude(running(attempt=3), held_slot(), Failed("r" * 5_000, 1), LATER).job
-    assert len(job.status_reason) == limits.MAX_REASON_CHARACTERS
+    assert len(job.status_reason) == limits.MAX_REASON_BYTES
 
 
 @pytest.mark.parametrize(

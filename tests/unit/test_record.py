@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -109,13 +108,3 @@ def test_the_newest_fifty_attempts_are_kept() -> None:
     for number in range(60):
         record = record.changed(attempts=record.with_attempt(AttemptEntry(number, "why")))
     assert [entry.attempt for entry in record.attempts] == list(range(10, 60))
-
-
-def test_the_largest_record_fits_into_an_item() -> None:
-    entry = AttemptEntry(1, "r" * limits.MAX_REASON_CHARACTERS, "w" * 40, "c" * 40, "t" * 24, "t" * 24, 1, "s" * 500)
-    big = spec("j" * limits.MAX_JOB_ID_BYTES, commands=["x" * (limits.MAX_SPEC_BYTES - 2000)])
-    record = running(
-        spec=big, attempts=(entry,) * limits.KEPT_ATTEMPTS, run_ids=("r" * limits.MAX_RUN_ID_BYTES,) * 20,
-        output="é" * (limits.MAX_OUTPUT_TAIL // 2), metrics={"m": "z" * 4000}, next_run=NextRun("r" * 128, big),
-    )  # fmt: skip
-    assert len(json.dumps(to_item(record), ensure_ascii=False).encode()) < limits.MAX_ITEM_BYTES

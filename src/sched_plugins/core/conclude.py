@@ -97,7 +97,7 @@ def _evidence(job: JobRecord, end: End, answer: Invocation | None) -> dict[str, 
 def _entry(job: JobRecord, reason: str, now: datetime) -> AttemptEntry:
     return AttemptEntry(
         attempt=job.attempt,
-        status_reason=reason[: limits.MAX_REASON_CHARACTERS],
+        status_reason=names.clip(reason, limits.MAX_REASON_BYTES),
         worker_id=job.worker_id,
         command_id=job.command_id,
         started_at=to_text(job.started_at) if job.started_at else "",
@@ -108,7 +108,7 @@ def _entry(job: JobRecord, reason: str, now: datetime) -> AttemptEntry:
 
 
 def _terminal(job: JobRecord, status: Status, reason: str, now: datetime) -> JobRecord:
-    reason = reason[: limits.MAX_REASON_CHARACTERS]
+    reason = names.clip(reason, limits.MAX_REASON_BYTES)
     ended = job.changed(
         status=status,
         status_reason=reason,
@@ -121,7 +121,7 @@ def _terminal(job: JobRecord, status: Status, reason: str, now: datetime) -> Job
 def _requeued(job: JobRecord, reason: str, now: datetime, losses: int) -> JobRecord:
     queued = job.changed(
         status=Status.QUEUED,
-        status_reason=reason[: limits.MAX_REASON_CHARACTERS],
+        status_reason=names.clip(reason, limits.MAX_REASON_BYTES),
         attempts=job.with_attempt(_entry(job, reason, now)),
         attempt=job.attempt + 1,
         losses=losses,

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from sched_plugins.core import limits
+from sched_plugins.core import limits, names
 from sched_plugins.errors import InvalidJob
 
 LINUX_DOCUMENT = "AWS-RunShellScript"
@@ -292,4 +292,4 @@ def _explain(error: ValidationError) -> str:
         given = item.get("input")
         shown = f" (got {str(given)[:80]!r})" if isinstance(given, str | int | float | bool) else ""
         parts.append(f"{where}: {message}{shown if str(given)[:80] not in message else ''}")
-    return "; ".join(parts)[: limits.MAX_REASON_CHARACTERS]
+    return names.clip("; ".join(parts), limits.MAX_REASON_BYTES)

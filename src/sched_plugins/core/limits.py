@@ -52,13 +52,14 @@ MAX_VISIBILITY: Final = 43_200  # AWS SQS: 12 h in all
 EVENTS_BATCH: Final = 10
 MAX_EVENT_BYTES: Final = 256 * KIB
 
-# AWS DynamoDB: 400 KB an item, 100 actions a transaction, 100 keys a BatchGetItem.
-MAX_ITEM_BYTES: Final = 400_000
+# AWS DynamoDB, "Quotas": an item is at most 400 KB, which is 409,600 bytes, names of attributes included; 100 actions
+# a transaction, 100 keys a BatchGetItem.
+MAX_ITEM_BYTES: Final = 400 * KIB
 DYNAMODB_BATCH_GET: Final = 100
 
 # Record history (own)
 MAX_OUTPUT_TAIL: Final = 4 * KIB
-MAX_REASON_CHARACTERS: Final = 1_000
+MAX_REASON_BYTES: Final = 1_000
 MAX_METRICS_BYTES: Final = 4 * KIB
 KEPT_ATTEMPTS: Final = 50
 KEPT_RUN_IDS: Final = 20

@@ -66,7 +66,7 @@ def rejection(message_id: str, body: str, queue: str, reason: str, sent_at: date
         run_id=message_id,
         run_ids=(message_id,),
         status=Status.REJECTED,
-        status_reason=reason[: limits.MAX_REASON_CHARACTERS],
+        status_reason=names.clip(reason, limits.MAX_REASON_BYTES),
         queue=names.queue_name(queue),
         queue_address=names.address(queue),
         submitted_at=sent_at,

@@ -158,7 +158,7 @@ def to_item(record: JobRecord) -> dict[str, Any]:
     item: dict[str, Any] = {**record.spec.to_plain(), "status": str(record.status)}
     if record.spec.stage is not None:
         # As text: a user's parameters may nest deeper than DynamoDB's 32 levels, or hold any JSON number.
-        item["stage"] = json.dumps(item["stage"])
+        item["stage"] = json.dumps(item["stage"], ensure_ascii=False)
     item |= {name: value for name in _TEXTS if (value := getattr(record, name))}
     item |= {name: to_text(value) for name in _TIMES if (value := getattr(record, name)) is not None}
     item |= {
@@ -179,7 +179,7 @@ def to_item(record: JobRecord) -> dict[str, Any]:
         item["attempts"] = [entry.to_plain() for entry in record.attempts]
     if record.next_run is not None:
         item["next_run"] = record.next_run.run_id
-        item["next_spec"] = json.dumps(record.next_run.spec.to_plain())
+        item["next_spec"] = json.dumps(record.next_run.spec.to_plain(), ensure_ascii=False)
     return item | _index_keys(record)
 
 

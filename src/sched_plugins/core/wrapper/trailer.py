@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sched_plugins.core import limits
+from sched_plugins.core import limits, names
 
 TRAILER: Final = "sched-trailer: "
 
@@ -57,7 +57,7 @@ def read_trailer(stderr_tail: str) -> Trailer | None:
     return Trailer(
         exit_code=code,
         metrics=_metrics(_decode(metrics) if metrics else fields.get("metrics", {})),
-        reason=reason[: limits.MAX_REASON_CHARACTERS],
+        reason=names.clip(reason, limits.MAX_REASON_BYTES),
     )
 
 
