@@ -8,12 +8,19 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import EndpointConnectionError, NoCredentialsError, NoRegionError
+from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, NoCredentialsError, NoRegionError
 from botocore.stub import ANY, Stubber
 
 from sched_plugins.deploy.account import Account, translated
 from sched_plugins.deploy.stack import OPERATION_SECONDS, Change, ChangeSet, Stack, StackEvent, StackState
-from sched_plugins.errors import DeployError, InvalidSettings, NotPermitted, SchedulerError, ServiceError
+from sched_plugins.errors import (
+    DeployError,
+    InvalidSettings,
+    LaptopStackError,
+    NotPermitted,
+    SchedulerError,
+    ServiceError,
+)
 
 ARN = "arn:aws:cloudformation:eu-west-1:123456789012:stack/sim/1"
 SET = "arn:aws:cloudformation:eu-west-1:123456789012:changeSet/sched-1/2"
@@ -296,9 +303,19 @@ def test_refused_caller_learns_which_action(stack: Stack, aws: Stubber) -> None:
         (NoRegionError(), InvalidSettings, "Set AWS_DEFAULT_REGION"),
         (NoCredentialsError(), NotPermitted, "sched local env"),
         (
-            EndpointConnectionError(endpoint_url="http://127.0.0.1:9"),
+            EndpointConnectionError(endpoint_url="http://127.0.0.1:9/x"),
+            LaptopStackError,
+            r"nothing answers at http://127\.0\.0\.1:9\. .*start it with `sched local up`",
+        ),
+        (
+            ConnectTimeoutError(endpoint_url="http://localhost:9/"),
+            LaptopStackError,
+            "nothing answers at http://localhost:9",
+        ),
+        (
+            EndpointConnectionError(endpoint_url="https://aws.test/"),
             ServiceError,
-            r"127\.0\.0\.1:9.*sched local status",
+            "Check the network, the region and AWS",
         ),
     ],
 )

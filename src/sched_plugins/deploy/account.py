@@ -6,15 +6,21 @@ Only the endpoint tells a laptop stack from AWS (``AWS_ENDPOINT_URL``, which bot
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from functools import cached_property
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from sched_plugins.errors import DeployError, InvalidSettings, NotPermitted, ServiceError
+from sched_plugins.errors import DeployError, InvalidSettings, LaptopStackError, NotPermitted, ServiceError
 
 if TYPE_CHECKING:
     import boto3
 
+_TRIES = 9
+#: Of a call to a laptop stack: one that is not running should be told of at once, not after half a minute.
+_LOOPBACK_TRIES = 3
 #: Error codes by which services say that the caller may not do something.
 _DENIED = frozenset(
     {
@@ -51,13 +57,15 @@ class Account:
 
             if self._session is None:
                 self._session = boto3.Session()
-            settings = Config(retries={"mode": "standard", "max_attempts": 8}, connect_timeout=10)
+            tries = _LOOPBACK_TRIES if _is_loopback(os.environ.get("AWS_ENDPOINT_URL", "")) else _TRIES
+            settings = Config(retries={"mode": "standard", "total_max_attempts": tries}, connect_timeout=10)
             self._clients[service] = self._session.client(service, config=settings)
         return self._clients[service]
 
     @cached_property
     def _identity(self) -> dict[str, str]:
-        answer: dict[str, str] = self.client("sts").get_caller_identity()
+        with translated("looking for the account"):
+            answer: dict[str, str] = self.client("sts").get_caller_identity()
         return answer
 
     @property
@@ -76,6 +84,28 @@ class Account:
         return str(self.client("sts").meta.region_name)
 
 
+def _is_loopback(url: str) -> bool:
+    """Whether an endpoint is on this machine, as that of a laptop stack is."""
+    host = urlsplit(url).hostname or ""
+    with contextlib.suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _tell_laptop_stack(doing: str, error: Exception) -> None:
+    """Raise for a laptop stack that does not answer because there is none; otherwise do nothing."""
+    from botocore import exceptions
+
+    if not isinstance(error, exceptions.EndpointConnectionError | exceptions.ConnectTimeoutError):
+        return
+    place = urlsplit(str(error.kwargs.get("endpoint_url", "")))
+    if _is_loopback(place.geturl()):
+        raise LaptopStackError(
+            f"{doing}: nothing answers at {place.scheme}://{place.netloc}. The laptop stack is not running there; "
+            "start it with `sched local up`."
+        ) from error
+
+
 @contextlib.contextmanager
 def translated(doing: str) -> Iterator[None]:
     """Turn what botocore raises into this package's errors; ``doing`` says what was tried.
@@ -83,6 +113,7 @@ def translated(doing: str) -> Iterator[None]:
     Raises:
         NotPermitted: there are no usable credentials, or AWS does not allow the call.
         InvalidSettings: no region is set.
+        LaptopStackError: the endpoint is on this machine, and nothing answers there.
         ServiceError: the endpoint gives no answer, or none that makes sense.
         DeployError: any other refusal, with AWS's reason.
     """
@@ -108,9 +139,9 @@ def translated(doing: str) -> Iterator[None]:
     except exceptions.ProfileNotFound as error:
         raise InvalidSettings(f"{doing}: {error}. `aws configure list-profiles` lists them.") from error
     except (exceptions.ConnectionError, exceptions.HTTPClientError, ResponseParserError) as error:
+        _tell_laptop_stack(doing, error)
         raise ServiceError(
-            f"{doing}: no usable answer ({error}). Check the network and AWS_ENDPOINT_URL; "
-            "`sched local status` says whether a laptop stack is running."
+            f"{doing}: no usable answer ({error}). Check the network, the region and AWS_ENDPOINT_URL."
         ) from error
     except exceptions.ClientError as error:
         reason = error.response.get("Error", {})
