@@ -156,7 +156,7 @@ def spoil(simulation: Simulation, table: Table, key: str, **changes: Any) -> Non
 
 
 def test_a_record_that_cannot_be_read_keeps_no_other_from_being_published() -> None:
-    simulation = Simulation(maximum=1, habits=Habits(stream_tries=0))
+    simulation = Simulation(maximum=1, habits=Habits(stream_copies=0))
     for job_id in ("a", "b", "c"):
         simulation.submit(job_id)
     spoil(simulation, Table.JOBS, "b", status="PAUSED")
@@ -214,3 +214,14 @@ def test_workers_are_counted_although_one_is_in_an_unknown_state() -> None:
     spoil(simulation, Table.SLOTS, next(iter(simulation.tables.items(Table.SLOTS))), state="NAPPING")
     simulation.run_for(5)
     assert simulation.tables.slots_of(simulation.queue) == {SlotState.FREE: 1}
+
+
+def test_a_sweep_that_dies_over_what_is_overdue_has_done_all_else() -> None:
+    simulation = Simulation(maximum=0, habits=Habits(stream_copies=0))
+    simulation.submit("a")
+    simulation.queues.put(simulation.world.dead_letters, "no JSON")
+    simulation.clock.jump(limits.PENDING_PATIENCE + 60)
+    dies_unheard(simulation, "queues.send")
+    simulation.sweep()
+    assert simulation.invocations_failed[-1] == "sweep: Crash: queues.send"
+    assert simulation.tables.item(Table.JOBS, "rejected/message-1") is not None

@@ -16,11 +16,15 @@ from sched_plugins.core.environment import ENVIRONMENT_METADATA, EVENT_METADATA,
 from sched_plugins.core.record import JobRecord, to_text
 from sched_plugins.core.slot import Slot
 from sched_plugins.core.state import Status
-from sched_plugins.errors import SchedulerError, ServiceError
+from sched_plugins.errors import SchedulerError, ServiceError, Throttled
 from sched_plugins.ports import ConditionFailed, Unreadable, World
 
 MAX_MANIFEST_KEYS = 10_000
 """A manifest names at most so many files; a larger folder says ``"complete": false``."""
+
+MANIFESTS_BEGIN_WITHIN = 20.0
+"""Seconds (own) in which one call begins to write manifests: to list 10,001 files takes eleven calls of S3, a few
+seconds, and the outbox's function has 120. What is begun is finished."""
 
 
 def publish(world: World, records: Sequence[JobRecord]) -> dict[str, Exception]:
@@ -42,8 +46,19 @@ def publish(world: World, records: Sequence[JobRecord]) -> dict[str, Exception]:
         for key, record in read.items()
         if isinstance(record, JobRecord) and record.pending == record.event_id == seen[key]
     }
-    failed |= _send_all(world, list(latest.values()))
-    for record in latest.values():
+    staged = [record for record in latest.values() if _has_manifest(record)]
+    ended = [record for record in latest.values() if record.is_terminal and not _has_manifest(record)]
+    queued = [record for record in latest.values() if record.status is Status.QUEUED]
+    # Workers and people wait for messages; no folder that takes long to list may keep them waiting.
+    for group in (queued, ended):
+        failed |= _tell(world, group)
+    return failed | _tell_after_manifests(world, staged)
+
+
+def _tell(world: World, records: Sequence[JobRecord]) -> dict[str, Exception]:
+    """Send the messages and events of records, and settle those that were sent."""
+    failed = _send_all(world, records)
+    for record in records:
         if record.job_id in failed:
             continue
         try:
@@ -53,17 +68,42 @@ def publish(world: World, records: Sequence[JobRecord]) -> dict[str, Exception]:
     return failed
 
 
+def _tell_after_manifests(world: World, records: Sequence[JobRecord]) -> dict[str, Exception]:
+    """Write each record's manifests, then tell of it and settle it, before the next one's are begun.
+
+    What is not begun in time fails as throttled: the stream delivers it again at once, at most five times, and then
+    the sweep publishes it. Each call finishes at least one, so that ends. Each takes them in another order, so
+    that one which always takes long does not always come before the same others.
+    """
+    failed: dict[str, Exception] = {}
+    began = world.clock.now()
+    for record in sorted(records, key=lambda one: hashlib.sha256(f"{began} {one.event_id}".encode()).digest()):
+        if (world.clock.now() - began).total_seconds() > MANIFESTS_BEGIN_WITHIN:
+            reason = "other manifests took all the time of this call; it is published by one of the next"
+            failed[record.job_id] = Throttled(f"the manifest of job {record.job_id!r} was not begun: {reason}")
+            continue
+        try:
+            current = world.tables.job(record.job_id)
+            if current is None or current.pending != record.pending:
+                continue  # Somebody else has published it, while those before it were listed.
+            _write_manifests(world, record)
+        except SchedulerError as error:
+            failed[record.job_id] = error
+            continue
+        failed |= _tell(world, [record])
+    return failed
+
+
 def _send_all(world: World, records: Sequence[JobRecord]) -> dict[str, Exception]:
     failed: dict[str, Exception] = {}
-    queued = [record for record in records if record.status is Status.QUEUED]
     ended = [record for record in records if record.is_terminal]
     outgoing: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for record in queued:
-        outgoing[record.address].append((record.job_id, message.compose(record)))
+    for record in records:
+        if record.status is Status.QUEUED:
+            outgoing[record.address].append((record.job_id, message.compose(record)))
     for record in ended:
         try:
             finished, failures = world.queues.siblings(record.address)
-            _write_manifests(world, record)
         except SchedulerError as error:
             failed[record.job_id] = error
             continue
@@ -99,10 +139,14 @@ def _settle(world: World, record: JobRecord) -> None:
             return
 
 
+def _has_manifest(record: JobRecord) -> bool:
+    # A raw message may name any folder as its output; only what a submit function has checked starts a next stage.
+    return record.spec.stage is not None and not record.raw and record.status is Status.SUCCEEDED
+
+
 def _write_manifests(world: World, record: JobRecord) -> None:
     stage = record.spec.stage
-    # A raw message may name any folder as its output; only what a submit function has checked starts a next stage.
-    if stage is None or record.raw or record.status is not Status.SUCCEEDED:
+    if stage is None:
         return
     metadata = {
         RUN_METADATA: record.run_id,

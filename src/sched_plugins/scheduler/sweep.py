@@ -68,11 +68,12 @@ def sweep(world: World, requeue_after: int = limits.REQUEUE_AFTER) -> Report:
     """Do every duty once. One that fails is reported and does not keep the others from being done."""
     report = Report()
     duties: list[Callable[[], None]] = [
-        # Workers first: the other duties grow with the jobs that wait, and may take all the time there is.
+        # Workers first: the other duties grow with the jobs that wait. What is overdue comes last, because writing
+        # manifests may take all the time there is.
         partial(_tend_workers, world, report),
-        partial(_publish_overdue, world, report),
         partial(_read_dead_letters, world, report),
         partial(_requeue_stale, world, report, requeue_after),
+        partial(_publish_overdue, world, report),
     ]
     for duty in duties:
         _guarded(report, duty)
