@@ -184,14 +184,30 @@ def test_a_worker_is_interrupted_and_another_one_attached(user: User) -> None:
 def test_no_stack_is_running(user: User) -> None:
     other = User(user.folder)
     other.environment = {**user.environment, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    (user.folder / "run.sh").write_text("")
+    (user.folder / "pipeline.yaml").write_text("name: line\nstages: [{name: one, executable: run.sh}]\n")
     for line in ("status -s sim x", "submit -s sim -- true", "list -s sim", "cancel -s sim x", "wait -s sim x",
-                 "logs -s sim x", "workers -s sim", "queues -s sim", "upload . --executable x.sh -e box"):  # fmt: skip
+                 "logs -s sim x", "workers -s sim", "queues -s sim", "upload . --executable x.sh -e box",
+                 "results -s sim x", "attach -s sim i-1", "deploy scheduler sim", "deploy environment box -s sim",
+                 "destroy sim --yes", "deploy pipeline pipeline.yaml -s sim",
+                 "pipeline run pipeline.yaml"):  # fmt: skip
         out, err = other.types(line, code=1)
         assert out == ""
         assert "the laptop stack is not running there; start it with `sched local up`" in err.lower()
         assert err.count("\n") == 1
 
 
-def test_a_bundle_is_written(user: User) -> None:
-    out, _ = user.types("package --to bundle")
-    assert all(Path(user.folder / line).is_file() for line in out.split())
+def test_a_bundle_is_written_and_launched_as_the_page_says(user: User) -> None:
+    out, _ = user.types("package")
+    assert {Path(line).parent for line in out.split()} == {Path(".packaged")}
+    user.aws("s3 mb s3://shared")
+    user.aws("s3 cp .packaged/sched-functions.zip s3://shared/")
+    user.aws(
+        "cloudformation deploy --stack-name theirs --template-file .packaged/serverless-scheduler-app.yaml "
+        "--s3-bucket shared --parameter-overrides CodeBucket=shared "
+        "--capabilities CAPABILITY_NAMED_IAM CAPABILITY_AUTO_EXPAND"
+    )
+    user.types("submit -s theirs --job-id first -- true")
+    assert user.reads("status -s theirs first")["status"] == "QUEUED"
+    user.types("destroy theirs --delete-data --yes")
+    user.aws("s3 rb s3://shared --force")

@@ -12,6 +12,7 @@ import pytest
 from fleet_client import eventually
 
 from sched_plugins import deploy
+from sched_plugins.client import EnvironmentClient, SchedulerClient, Status
 from sched_plugins.deploy import Archive, StackEvent, deployment
 from sched_plugins.deploy import template as templates
 from sched_plugins.deploy.account import Account
@@ -393,6 +394,35 @@ def test_destroying_an_environment_ends_its_protected_workers_only_when_agreed(a
         for instance in reservation["Instances"]
     }
     assert states <= {"shutting-down", "terminated"}
+
+
+def test_destroying_an_environment_leaves_no_job_waiting_for_ever(aws: None) -> None:
+    deploy.deploy_scheduler("sim", {"EmptyQueueWaitSeconds": 1})
+    deploy.deploy_environment("flow", scheduler="sim")
+    scheduler, environment = SchedulerClient("sim"), EnvironmentClient("flow")
+    elsewhere = scheduler.submit({"job_id": "elsewhere", "commands": ["true"]})
+    environment.submit({"job_id": "running", "commands": ["sleep 600"]})
+    eventually(lambda: scheduler.get("running").status == "RUNNING", 60)
+    boto3.client("autoscaling").update_auto_scaling_group(AutoScalingGroupName="flow-autoscaling-group", MaxSize=1)
+    waiting = [environment.submit({"job_id": f"waiting-{n}", "commands": ["sleep 600"]}).job_id for n in range(4)]
+    with pytest.raises(Conflict, match=r"'flow' has \d job\(s\) that have not ended \('running', .*--cancel-jobs"):
+        deploy.destroy("flow")
+    assert deploy.find_environment("flow").usable
+    assert not {job.job_id for job in scheduler.list(statuses={Status.CANCELLED})}, "a refusal changes nothing"
+    done = deploy.destroy("flow", cancel_jobs=True)
+    assert set(done.cancelled) == {"running", *waiting}
+    assert {str(scheduler.get(job_id).status) for job_id in done.cancelled} == {"CANCELLED"}
+    assert scheduler.get(elsewhere.job_id).status == "QUEUED"
+    assert [one.name for one in deploy.list_stacks()] == ["sim"]
+
+
+def test_a_message_that_is_no_record_yet_is_not_lost_in_silence(aws: None) -> None:
+    deploy.deploy_scheduler("sim")
+    url = deploy.deploy_environment("flow", scheduler="sim").outputs["JobQueueUrl"]
+    boto3.client("sqs").send_message(QueueUrl=url, MessageBody="{}")
+    with pytest.raises(Conflict, match=r"has 1 message\(s\) in 'flow-job-queue'"):
+        deploy.destroy("flow")
+    assert deploy.destroy("flow", cancel_jobs=True).cancelled == ()
 
 
 def test_a_package_can_be_launched_without_this_package(aws: None, tmp_path: Path) -> None:

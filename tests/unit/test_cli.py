@@ -23,6 +23,7 @@ from sched_plugins.cli import jobs, output
 from sched_plugins.cli.main import app
 from sched_plugins.cli.output import Output
 from sched_plugins.client import Status
+from sched_plugins.deploy import template
 from sched_plugins.errors import InvalidInput
 
 
@@ -350,6 +351,17 @@ def test_every_parameter_of_a_template_is_an_option() -> None:
         told = sched("deploy", kind, "--help").out
         for parameter in template_parameters(kind):  # type: ignore[arg-type]
             assert f"{parameter.option} " in told
+
+
+@pytest.mark.parametrize("kind", ["scheduler", "environment"])
+def test_a_package_is_written_where_the_templates_look_for_it(
+    kind: template.Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "infra").mkdir()
+    assert sched("package").code == 0
+    code = template.load(kind)["Globals"]["Function"]["CodeUri"]
+    assert (tmp_path / "infra" / code / "sched_plugins" / "functions").is_dir()
 
 
 def test_parameters_reach_the_deployment(stack: ClientStack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,18 +135,23 @@ def destroy(
             "--delete-data", help="Also end workers that are at work, and delete buckets and tables with data."
         ),
     ] = False,
+    cancel_jobs: Annotated[
+        bool, typer.Option("--cancel-jobs", help="Also cancel an environment's jobs that have not ended.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete a scheduler or an environment."""
     from sched_plugins import deploy
 
     if not yes:
-        _ask(shell, name, delete_data)
+        _ask(shell, name, delete_data, cancel_jobs)
     with _Shown(shell, name).following() as shown:
-        done = deploy.destroy(name, delete_data=delete_data, on_event=shown.event)
+        done = deploy.destroy(name, delete_data=delete_data, cancel_jobs=cancel_jobs, on_event=shown.event)
     kept = [{"type": kind, "name": kept_name} for kind, kept_name in done.kept]
-    shell.output.document({"name": done.name, "kind": done.kind, "kept": kept})
+    shell.output.document({"name": done.name, "kind": done.kind, "kept": kept, "cancelled": list(done.cancelled)})
     shell.output.line(f"{done.kind} {done.name} is deleted")
+    for job_id in done.cancelled:
+        shell.output.say(f"cancelled: {job_id}")
     for one in kept:
         shell.output.say(f"kept: {one['type']} {one['name']}")
 
@@ -154,7 +159,7 @@ def destroy(
 def package(
     shell: Shell,
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where to write; made if missing.")] = Path(
-        "package"
+        ".packaged"
     ),
     python: Python = "",
     architecture: Architecture = "",
@@ -195,12 +200,12 @@ def _target(python: str, architecture: str) -> Target | None:
     return Target(python or here.python, architecture or here.architecture)
 
 
-def _ask(shell: Shell, name: str, delete_data: bool) -> None:
+def _ask(shell: Shell, name: str, delete_data: bool, cancel_jobs: bool) -> None:
     import sys
 
     if shell.output.as_json or not sys.stdin.isatty():
         raise InvalidInput(f"destroying {name!r} needs --yes where nobody can be asked")
-    data = " with all its data" if delete_data else ""
+    data = " with all its data" if delete_data else " and cancel its jobs" if cancel_jobs else ""
     if not typer.confirm(f"Delete {name}{data}?", err=True):
         raise InvalidInput(f"{name!r} was not deleted")
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sched_plugins.core.names import job_table
+from sched_plugins.core.names import job_queue, job_table
 from sched_plugins.deploy.account import Account, translated
 from sched_plugins.deploy.deployment import Deployed, deployed, list_stacks
 from sched_plugins.deploy.stack import EventCallback, Stack, looks
+from sched_plugins.deploy.unfinished import Unfinished
 from sched_plugins.errors import Conflict, DeployError, NotFound
 
 if TYPE_CHECKING:
@@ -26,17 +27,23 @@ _INSTANCE_ID = re.compile(r"i-[0-9a-f]+")
 
 @dataclass(frozen=True)
 class Destruction:
-    """What a destroyed stack was, and what its template keeps: ``type`` and name of each resource left."""
+    """What a destroyed stack was.
+
+    ``kept`` is what its template keeps: type and name of each resource left. ``cancelled`` names the jobs that had not
+    ended.
+    """
 
     name: str
     kind: str
     kept: tuple[tuple[str, str], ...] = ()
+    cancelled: tuple[str, ...] = ()
 
 
 def destroy(
     name: str,
     *,
     delete_data: bool = False,
+    cancel_jobs: bool = False,
     on_event: EventCallback | None = None,
     session: boto3.Session | None = None,
 ) -> Destruction:
@@ -44,11 +51,14 @@ def destroy(
 
     ``delete_data``: also when workers are at work (they are ended with their jobs), when buckets hold objects
     (they are emptied, versions included) and when there are job records. What the template keeps goes too.
+    ``cancel_jobs``: of an environment, also when jobs of its queue have not ended: they are cancelled, their workers
+    are ended, and their records stay with the scheduler. ``delete_data`` includes it.
 
     Raises:
         NotFound: there is no such stack, or it is not one of a scheduler or an environment.
         Conflict: it is a scheduler that has environments; or, without ``delete_data``, workers are at work, a
-            bucket holds objects or there are job records.
+            bucket holds objects or there are job records; or, without ``cancel_jobs``, an environment has jobs that
+            have not ended. Nothing has been changed then.
         NotPermitted: AWS refuses the caller.
         DeployError: something could not be deleted; names it and AWS's reason.
     """
@@ -62,12 +72,21 @@ def destroy(
     if found.kind == "scheduler":
         _refuse_with_environments(account, name)
     resources = list(stack.resources(state))
-    _stop_workers(account, found, resources, delete_data)
-    _refuse_with_records(account, resources, delete_data)
-    _empty_buckets(account, found, resources, delete_data)
+    unfinished = Unfinished(account, found.scheduler, job_queue(name)) if found.kind == "environment" else None
+    cancel_jobs = unfinished is not None and (cancel_jobs or delete_data)
+    if not delete_data:
+        _refuse_with_records(account, resources)
+        _refuse_with_objects(account, found, resources)
+    if unfinished and not cancel_jobs:
+        _refuse_with_jobs(found, unfinished)
+    cancelled = unfinished.cancel() if unfinished and cancel_jobs else ()
+    _stop_workers(account, found, resources, delete_data or cancel_jobs)
+    for bucket in _buckets(resources) if delete_data else ():
+        _empty(account.client("s3"), bucket)
     events = stack.delete(state, on_event)
     kept = [(event.type, event.physical_id) for event in events if event.status == "DELETE_SKIPPED"]
-    return Destruction(name, found.kind, tuple(_delete_kept(account, kept) if delete_data else kept))
+    left = tuple(_delete_kept(account, kept) if delete_data else kept)
+    return Destruction(name, found.kind, left, cancelled)
 
 
 def _names(account: Account) -> str:
@@ -182,9 +201,16 @@ def _executions(account: Account, resources: list[tuple[str, str]]) -> Iterator[
                 yield from (execution["executionArn"] for execution in page["executions"])
 
 
-def _refuse_with_records(account: Account, resources: list[tuple[str, str]], agreed: bool) -> None:
-    records = [physical for kind, physical in resources if kind == _TABLE and physical.endswith(job_table(""))]
-    for table in records if not agreed else []:
+def _refuse_with_jobs(found: Deployed, unfinished: Unfinished) -> None:
+    if there := unfinished.told():
+        raise Conflict(
+            f"the environment {found.name!r} has {there}, which nothing would run any more. Wait for them "
+            f"(`sched list --environment {found.name}` shows them), or cancel them with `--cancel-jobs`."
+        )
+
+
+def _refuse_with_records(account: Account, resources: list[tuple[str, str]]) -> None:
+    for table in (physical for kind, physical in resources if kind == _TABLE and physical.endswith(job_table(""))):
         with translated(f"looking into the table {table!r}"):
             some = account.client("dynamodb").scan(TableName=table, Limit=1)
         if some["Items"]:
@@ -194,20 +220,19 @@ def _refuse_with_records(account: Account, resources: list[tuple[str, str]], agr
             )
 
 
-def _empty_buckets(account: Account, found: Deployed, resources: list[tuple[str, str]], agreed: bool) -> None:
-    """Empty the stack's buckets, if that is agreed; CloudFormation deletes only empty ones."""
-    s3 = account.client("s3")
-    for bucket in (physical for kind, physical in resources if kind == _BUCKET):
+def _refuse_with_objects(account: Account, found: Deployed, resources: list[tuple[str, str]]) -> None:
+    for bucket in _buckets(resources):
         with translated(f"looking into the bucket {bucket!r}"):
-            some = s3.list_object_versions(Bucket=bucket, MaxKeys=1)
-        if not (some.get("Versions") or some.get("DeleteMarkers")):
-            continue
-        if not agreed:
+            some = account.client("s3").list_object_versions(Bucket=bucket, MaxKeys=1)
+        if some.get("Versions") or some.get("DeleteMarkers"):
             raise Conflict(
                 f"the bucket {bucket!r} of the {found.kind} {found.name!r} holds objects. Save what you need "
                 f"(`aws s3 sync s3://{bucket} FOLDER`), and delete the rest with `--delete-data`."
             )
-        _empty(s3, bucket)
+
+
+def _buckets(resources: list[tuple[str, str]]) -> list[str]:
+    return [physical for kind, physical in resources if kind == _BUCKET]
 
 
 def _empty(s3: Any, bucket: str) -> None:
