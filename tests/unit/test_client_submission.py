@@ -107,9 +107,20 @@ def test_the_same_spec_during_a_live_run_is_served_by_that_run(stack: ClientStac
 
 
 def test_another_spec_during_a_live_run_is_a_conflict(stack: ClientStack) -> None:
-    stack.client.submit(JOB)
-    with pytest.raises(JobConflict, match="'a' is QUEUED with another spec"):
+    stack.client.submit(JOB, run_id="first")
+    with pytest.raises(
+        JobConflict, match=r"'a' is QUEUED with another spec.*run 'first' in queue 'sim-job-queue' is QU"
+    ):
         stack.client.submit({**JOB, "commands": ["other"]})
+
+
+def test_a_conflict_tells_whose_run_has_the_id(stack: ClientStack) -> None:
+    stack.client.submit(JOB, run_id="theirs", queue="their-job-queue")
+    stack.end("a", Status.FAILED)
+    [answer] = stack.client.submit_many([JOB])
+    assert (answer.outcome, answer.status) == (Outcome.CONFLICT, ""), "it is not the status of what was submitted"
+    assert "belongs to queue 'their-job-queue', not 'sim-job-queue'" in str(answer.error)
+    assert str(answer.error).endswith("(its run 'theirs' in queue 'their-job-queue' is FAILED)")
 
 
 def test_busy_is_tried_again_until_the_end_of_the_earlier_run_is_published(stack: ClientStack) -> None:

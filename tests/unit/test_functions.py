@@ -381,7 +381,8 @@ class TestSubmit:
         results = submit.handler({"jobs": jobs}, CONTEXT)["results"]
         assert [result.get("outcome") for result in results] == ["accepted", None, "duplicate", None]
         assert results[0] == {
-            "outcome": "accepted", "job_id": "a", "run_id": "run-1", "status": "QUEUED", "reason": "",
+            "outcome": "accepted", "job_id": "a", "run_id": "run-1", "queue": "sched-job-queue", "status": "QUEUED",
+            "reason": "",
         }  # fmt: skip
         assert results[1]["error"]["type"] == "InvalidJob"
         assert "retry" in results[1]["error"]["message"]
@@ -397,6 +398,7 @@ class TestSubmit:
         submit.handler({"jobs": [job()]}, CONTEXT)
         [result] = submit.handler({"jobs": [job(run_id="run-2", commands=["false"])]}, CONTEXT)["results"]
         assert (result["outcome"], result["run_id"], result["status"]) == ("conflict", "run-1", "QUEUED")
+        assert result["queue"] == "sched-job-queue"
         assert "another spec" in result["reason"]
 
     def test_an_environments_function_asks_for_workers_at_once(self, environment: Simulation) -> None:

@@ -45,7 +45,7 @@ class Submitted:
     outcome: Outcome | None
     """None when the request was refused; then ``error`` says why."""
     status: str = ""
-    """Status of the job as the function saw it."""
+    """Status of that run as the function saw it; empty after a conflict, which is with another run."""
     error: SchedulerError | None = None
 
     @property
@@ -244,10 +244,18 @@ def _submitted(entry: Mapping[str, Any], answer: Mapping[str, Any]) -> Submitted
     if outcome is Outcome.EXISTING:
         return replace(result, run_id=str(answer.get("run_id") or asked))
     if outcome is Outcome.CONFLICT:
-        return replace(result, error=JobConflict(reason or f"job {job_id!r} is live with another spec"))
+        return replace(result, status="", error=JobConflict(_conflict(job_id, reason, answer)))
     if outcome is Outcome.BUSY:
         return replace(result, error=Busy(f"job {job_id!r}: {reason or 'an earlier run is still being published'}"))
     return result
+
+
+def _conflict(job_id: str, reason: str, answer: Mapping[str, Any]) -> str:
+    """Why a job was refused, and which run of which queue has its id."""
+    told = reason or f"job {job_id!r} is live with another spec"
+    run_id, queue = (str(answer.get(name) or "") for name in ("run_id", "queue"))
+    where = f" in queue {queue!r}" if queue else ""
+    return f"{told} (its run {run_id!r}{where} is {answer.get('status') or 'unknown'})" if run_id else told
 
 
 def _cancelled(job_id: str, answer: Mapping[str, Any]) -> Cancellation:

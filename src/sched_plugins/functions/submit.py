@@ -20,8 +20,9 @@ from sched_plugins.scheduler.submit import Answer
 def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     """Answer ``{"jobs": […]}`` with ``{"results": […]}``, in the same order.
 
-    A result is ``{"outcome", "job_id", "run_id", "status", "reason"}`` or ``{"error": {"type", "message"}}``; one
-    bad job of a batch does not keep the others from being accepted. See :mod:`.request` for a job's form.
+    A result is ``{"outcome", "job_id", "run_id", "queue", "status", "reason"}`` or ``{"error": {"type", "message"}}``.
+    Run, queue and status are those of the job's record, which in a conflict is another run's, perhaps in another
+    queue. One bad job of a batch does not keep the others from being accepted. See :mod:`.request` for a job's form.
     """
     results: list[dict[str, Any]] = []
     accepted: list[tuple[int, Submission]] = []
@@ -50,6 +51,7 @@ def _result(asked: Submission, answer: Answer) -> dict[str, Any]:
         "outcome": str(decision.outcome),
         "job_id": asked.spec.job_id,
         "run_id": record.run_id if record is not None else asked.run_id,
+        "queue": record.queue if record is not None else "",
         "status": str(record.status) if record is not None else "",
         "reason": decision.reason,
     }
