@@ -136,7 +136,7 @@ def destroy(
         ),
     ] = False,
     cancel_jobs: Annotated[
-        bool, typer.Option("--cancel-jobs", help="Also cancel an environment's jobs that have not ended.")
+        bool, typer.Option("--cancel-jobs", help="Also cancel an environment's jobs, and drop its queue's messages.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
