@@ -11,12 +11,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 import boto3
 import pytest
+from backends import BUCKET, NAME, Backend
 
 from sched_plugins.aws.clients import Clients
 from sched_plugins.aws.settings import Settings
@@ -25,28 +24,8 @@ from sched_plugins.aws.world import world as aws_world
 from sched_plugins.core import names
 from sched_plugins.core.claim import Round
 from sched_plugins.core.slot import Slot
-from sched_plugins.ports import World
 from sched_plugins.testing import Habits, Simulation
 from sched_plugins.testing.executions import Functions
-
-NAME = "conform"
-BUCKET = f"{NAME}-output"
-NEW = count(1)
-
-
-@dataclass
-class Backend:
-    """One way to carry out the ports."""
-
-    name: str
-    world: World
-    wait: Callable[[float], None]
-    """Let so many seconds pass, or as many as this backend needs for what they stand for."""
-    token: Callable[[Slot], str]
-    """Start the slot's execution and return the task token that it waits for."""
-    bucket: str = BUCKET
-    queue: str = field(default_factory=lambda: f"queue-{next(NEW)}")
-    """A queue of the test's own, without siblings."""
 
 
 @pytest.fixture(params=["memory", "ministack"])

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from itertools import count
 
 import pytest
-from conftest import NAME, Backend
+from backends import NAME, Backend
 
 from sched_plugins.core import limits, names, worker
 from sched_plugins.core.slot import Slot, Wake

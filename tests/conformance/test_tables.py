@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from conftest import Backend
+from backends import Backend
 
 from sched_plugins.core import claim, submission, worker, write
 from sched_plugins.core.job import parse_spec
