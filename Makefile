@@ -41,7 +41,7 @@ demo: $(VENV)/.demo  ## Run the cylinder-flow pipeline on the laptop stack (MODE
 	@$(BIN)/python prefect_flows/cylinder_flow.py --mode $(MODE) --reynolds $(REYNOLDS) --results demo-results
 
 test: $(VENV)/.dev  ## Run all tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev  ## Lint, types, import order
 	@$(BIN)/ruff check .

@@ -22,9 +22,11 @@ LEFTOVERS = (
     "(echo $$ >/dev/null; exec sh -c 'echo $$ >\"$OUT/child\"; exec sleep 300') >/dev/null 2>&1 &",
     "setsid sh -c 'echo $$ >\"$OUT/session\"; exec sleep 300' >/dev/null 2>&1 &",
     'env -i bash -c \'set -m; sh -c "echo \\$\\$ >$0/bare; exec sleep 300" & wait\' "$OUT" >/dev/null 2>&1 &',
-    'while [ ! -s "$OUT/child" ] || [ ! -s "$OUT/session" ] || [ ! -s "$OUT/bare" ]; do sleep 0.02; done',
+    # in a session of its own with an empty environment, but in the group of one that has not emptied its own
+    "setsid sh -c 'env -i sh -c \"echo \\$\\$ >$OUT/grouped; exec sleep 300\" & wait' >/dev/null 2>&1 &",
+    'for name in child session bare grouped; do while [ ! -s "$OUT/$name" ]; do sleep 0.02; done; done',
 )
-NAMES = ("child", "session", "bare")
+NAMES = ("child", "session", "bare", "grouped")
 
 
 @pytest.fixture(params=["sh", "bash"])

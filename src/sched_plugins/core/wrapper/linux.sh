@@ -15,8 +15,8 @@ work= own= session= guard= clean=
 say() { printf 'sched: %s\n' "$*" >&2; }
 
 # Ends every process of the attempt except this shell, the guard, which has the mark until it has its own session, and
-# process $1: those whose environment has the mark, and those of the job's session, which may have emptied theirs. One
-# that has done this and also left the session is not found.
+# process $1: those whose environment has the mark, those of the job's session, which may have emptied theirs, and the
+# process groups of either. One that has done this and also left session and group is not found.
 kill_all() {
     [ -z "$session" ] || kill -s KILL -- "-$session" 2>/dev/null
     round=0
@@ -30,8 +30,11 @@ kill_all() {
             pid=${pid%%/*}
             case $pid in
             "$$" | "$guard" | "${1:-}") ;;
-            *) kill -KILL "$pid" 2>/dev/null && killed=$pid ;;
-            esac
+            *)
+                kill -KILL "$pid" && killed=$pid
+                kill -s KILL -- "-$pid"
+                ;;
+            esac 2>/dev/null
         done
         [ -n "$killed" ] || return 0
         round=$((round + 1))
@@ -112,8 +115,9 @@ finish() {
     fi
     tidy
     printf '%s\n' "$3" >"$dir/ended"
-    if [ -n "$guard" ]; then # until it has its own session, it is alone
-        kill -s KILL -- "-$guard" || kill -KILL "$guard"
+    if [ -n "$guard" ]; then # first itself: it may be about to start its own session, with a timer
+        kill -KILL "$guard"
+        kill -s KILL -- "-$guard"
         wait "$guard"
     fi 2>/dev/null
     exit "$3"
