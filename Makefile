@@ -37,13 +37,19 @@ $(VENV)/.dev: pyproject.toml requirements.lock | $(BIN)/uv
 	@$(call install,-e '.[demo]' --group dev)
 	@touch $(VENV)/.demo $@
 
+$(VENV)/.checkov: requirements-checkov.lock | $(BIN)/uv
+	@$(PYTHON) -m venv $(VENV)/checkov
+	@$(BIN)/uv pip install --quiet --python $(VENV)/checkov/bin/python -r requirements-checkov.lock || \
+		$(VENV)/checkov/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-checkov.lock
+	@touch $@
+
 demo: $(VENV)/.demo  ## Run the cylinder-flow pipeline on the laptop stack (MODE=chained, REYNOLDS=10)
 	@$(BIN)/python prefect_flows/cylinder_flow.py --mode $(MODE) --reynolds $(REYNOLDS) --results demo-results
 
 test: $(VENV)/.dev  ## Run all tests
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-lint: $(VENV)/.dev  ## Lint, types, import order
+lint: $(VENV)/.dev $(VENV)/.checkov  ## Lint, types, import order
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -58,6 +64,8 @@ schema: $(VENV)/.demo  ## Renew the JSON Schema of pipeline files
 lock: | $(BIN)/uv  ## Renew requirements.lock
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --extra demo --group dev --upgrade \
 		--no-header --no-emit-index-url --quiet -o requirements.lock pyproject.toml
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --group checkov --upgrade \
+		--no-header --no-emit-index-url --quiet -o requirements-checkov.lock
 
 mutants: $(VENV)/.dev  ## Remove each condition of each conditional write and show which test notices
 	@$(BIN)/python tests/mutants.py
