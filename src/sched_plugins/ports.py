@@ -145,8 +145,8 @@ class Queues(Protocol):
     def release(self, queue: str, receipt: str, delay: int = 0) -> None:
         """Let a message be received again after ``delay`` seconds."""
 
-    def send(self, queue: str, bodies: Sequence[str]) -> Sequence[Exception | None]:
-        """Send in batches; the outcome of each body, in order."""
+    def send(self, queue: str, bodies: Sequence[str], delay: int = 0) -> Sequence[Exception | None]:
+        """Send in batches, to be received after ``delay`` seconds or later; the outcome of each body, in order."""
 
     def waiting(self, queue: str) -> int:
         """About how many messages wait to be received."""

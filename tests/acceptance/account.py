@@ -29,12 +29,16 @@ Found = TypeVar("Found")
 _ALIVE = ["pending", "running", "shutting-down", "stopping", "stopped"]
 
 
-def eventually(look: Callable[[], Found], seconds: float = PATIENCE, every: float = 0.1) -> Found:
-    """The first true value that ``look`` returns; fails with the last one when none comes."""
-    deadline = time.monotonic() + seconds
+def eventually(look: Callable[[], Found], seconds: float = PATIENCE, every: float = 0.05) -> Found:
+    """The first true value that ``look`` returns; fails with the last one when none comes.
+
+    What takes long is looked at less often: the stack needs the processor.
+    """
+    began = time.monotonic()
     while not (value := look()):
-        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain; last seen: {value!r}"
-        time.sleep(every)
+        waited = time.monotonic() - began
+        assert waited < seconds, f"waited {seconds:g} s in vain; last seen: {value!r}"
+        time.sleep(max(every, min(waited / 8, 0.5)))
     return value
 
 

@@ -93,7 +93,7 @@ def test_two_hundred_uploaded_folders_end_with_their_outputs_and_workers_come_an
 def test_folders_copied_from_another_bucket_do_the_same(account: Account, environment: str, bucket: str) -> None:
     queue, s3, source = account.trio(environment), account.client("s3"), "folders-of-another-team"
     s3.create_bucket(Bucket=source)
-    folders = upload(s3, source, "copied", COPIED_FOLDERS, SCRIPT + b"sleep 3\n")
+    folders = upload(s3, source, "copied", COPIED_FOLDERS, SCRIPT + b"sleep 8\n")
     with sampling(account, environment) as workers:
         eventually(lambda: workers and workers[-1] == 0)
         before = len(workers) - 1

@@ -21,11 +21,15 @@ PATIENCE = 20.0
 
 
 def eventually(look: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """The first true value that ``look`` returns; fails with the last one when none comes."""
-    deadline = time.monotonic() + seconds
+    """The first true value that ``look`` returns; fails with the last one when none comes.
+
+    What takes long is looked at less often: the stack needs the processor.
+    """
+    began = time.monotonic()
     while not (value := look()):
-        assert time.monotonic() < deadline, f"waited in vain; last seen: {value!r}"
-        time.sleep(0.02)
+        waited = time.monotonic() - began
+        assert waited < seconds, f"waited in vain; last seen: {value!r}"
+        time.sleep(min(0.02 + waited / 8, 0.5))
     return value
 
 

@@ -66,6 +66,7 @@ def environment(simulation: Simulation, monkeypatch: pytest.MonkeyPatch) -> Simu
     monkeypatch.setenv("ENVIRONMENT_NAME", "demo")
     monkeypatch.setenv("ENVIRONMENT_BUCKET", BUCKET)
     monkeypatch.setenv("RETRY", "2")
+    simulation.queues.create(names.upload_queue("demo"))
     return simulation
 
 
@@ -493,6 +494,25 @@ class TestTrigger:
         record = environment.job(f"s3://{BUCKET}/{key}")
         assert (record.queue, record.spec.retry) == (environment.queue, 2)
         assert environment.workers.capacity(environment.group)[0] == 1
+
+    def test_some_seconds_later_somebody_looks_again_for_what_other_calls_have_accepted(
+        self, environment: Simulation
+    ) -> None:
+        """Between two batches of uploads, neither knows of the other's jobs: no message is in the queue yet."""
+        queue = names.upload_queue("demo")
+        self.put(environment, "a/run.sh")
+        trigger.handler({"Records": [upload("a/run.sh")]}, CONTEXT)
+        assert environment.workers.capacity(environment.group) == (1, 2)
+        assert environment.queues.receive(queue, 0, 10) == []
+        environment.send_raw(job("of another call"), environment.queue)
+        environment.send_raw(job("and another"), environment.queue)
+        environment.clock.sleep(scale.LOOK_AGAIN_AFTER)
+        [again] = environment.queues.receive(queue, 0, 10)
+        record = {"messageId": again.message_id, "body": again.body}
+        assert trigger.handler({"Records": [record]}, CONTEXT) == {"batchItemFailures": []}
+        assert environment.workers.capacity(environment.group) == (2, 2)
+        environment.clock.sleep(scale.LOOK_AGAIN_AFTER)
+        assert [one.body for one in environment.queues.receive(queue, 0, 10)] == [], "once, not for ever"
 
     def test_a_repeated_event_changes_nothing_and_other_files_start_nothing(self, environment: Simulation) -> None:
         self.put(environment, "x/run.sh")

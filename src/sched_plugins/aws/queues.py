@@ -20,6 +20,7 @@ from sched_plugins.ports import Message
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
 ABSENCE_REMEMBERED: Final = 60.0
 """Seconds for which a missing sibling queue is not looked for again; one that is found is remembered for good."""
@@ -117,7 +118,7 @@ class SqsQueues:
                 return
             raise self._failed(error, "ChangeMessageVisibility in", queue) from error
 
-    def send(self, queue: str, bodies: Sequence[str]) -> Sequence[Exception | None]:
+    def send(self, queue: str, bodies: Sequence[str], delay: int = 0) -> Sequence[Exception | None]:
         """The outcome of sending each body, in order. One SendMessageBatch for each ten bodies or 1 MiB.
 
         Every failure is an outcome; nothing is raised.
@@ -130,18 +131,21 @@ class SqsQueues:
             for size in sizes
         ]
         for batch in batches(sizes, limits.SQS_BATCH, limits.MAX_MESSAGE_BYTES):
-            for index, outcome in self._send(queue, {index: bodies[index] for index in batch}).items():
+            for index, outcome in self._send(queue, {index: bodies[index] for index in batch}, delay).items():
                 outcomes[index] = outcome
         return outcomes
 
-    def _send(self, queue: str, bodies: dict[int, str]) -> dict[int, Exception | None]:
+    def _send(self, queue: str, bodies: dict[int, str], delay: int) -> dict[int, Exception | None]:
         action = f"SendMessageBatch to {queue!r}"
         try:
             client, url = self._found(queue)
             try:
-                reply = client.send_message_batch(
-                    QueueUrl=url, Entries=[{"Id": str(index), "MessageBody": body} for index, body in bodies.items()]
-                )
+                entries: list[SendMessageBatchRequestEntryTypeDef] = [
+                    {"Id": str(index), "MessageBody": body} for index, body in bodies.items()
+                ]
+                for entry in entries if delay else ():
+                    entry["DelaySeconds"] = delay
+                reply = client.send_message_batch(QueueUrl=url, Entries=entries)
             except ERRORS as error:
                 raise self._failed(error, "SendMessageBatch to", queue) from error
         except SchedulerError as error:

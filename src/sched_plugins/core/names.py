@@ -74,6 +74,11 @@ def bucket(environment: str, account: str) -> str:
     return f"{environment}-{account}-drop-job-files"
 
 
+def upload_queue(environment: str) -> str:
+    """The queue in which an environment's uploads wait for its trigger function."""
+    return f"{environment}-uploads"
+
+
 def group(environment: str) -> str:
     """The Auto Scaling group of an environment."""
     return f"{environment}-autoscaling-group"

@@ -11,7 +11,7 @@ from sched_plugins.core.environment import Upload
 from sched_plugins.core.submission import Outcome
 from sched_plugins.functions import settings
 from sched_plugins.functions.process import logger, world
-from sched_plugins.functions.scale import ask_for_workers
+from sched_plugins.functions.scale import LOOK_AGAIN, ask_for_workers
 
 # A conflict is another queue's job with this object's address for its id: nothing may drop the upload unnoticed.
 _UNDECIDED = (None, Outcome.BUSY, Outcome.CONFLICT)
@@ -24,8 +24,9 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     One that stays undecided, or whose spec is refused, ends on the uploads' dead-letter queue.
     """
     environment = settings.environment(os.environ)
-    messages = [message["messageId"] for message in event["Records"]]
-    uploads = [_upload(message["body"]) for message in event["Records"]]
+    records = [message for message in event["Records"] if message["body"] != LOOK_AGAIN]
+    messages = [message["messageId"] for message in records]
+    uploads = [_upload(message["body"]) for message in records]
     answers = scheduler.trigger(world(), environment, uploads)
     again: list[str] = []
     accepted = 0
@@ -40,7 +41,7 @@ def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
             logger.warning("not submitted", extra={"uri": upload.uri, "reason": str(reason)})
         else:
             logger.info("upload", extra={"uri": upload.uri, "outcome": str(outcome)})
-    if accepted:
+    if accepted or len(records) < len(event["Records"]):
         ask_for_workers(accepted)
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in again]}
 

@@ -127,7 +127,7 @@ class MemoryQueues:
             if message.receipt == receipt:
                 message.visible_at = self._clock.now() + timedelta(seconds=delay)
 
-    def send(self, queue: str, bodies: Sequence[str]) -> Sequence[Exception | None]:
+    def send(self, queue: str, bodies: Sequence[str], delay: int = 0) -> Sequence[Exception | None]:
         """Send; the outcome of each body."""
         outcomes: list[Exception | None] = []
         for body in bodies:
@@ -135,16 +135,16 @@ class MemoryQueues:
             if size > limits.MAX_MESSAGE_BYTES:
                 outcomes.append(Refused(f"a message of {size:,} bytes is larger than SQS takes"))
                 continue
-            self.put(queue, body)
+            self.put(queue, body, delay)
             outcomes.append(None)
         return outcomes
 
-    def put(self, queue: str, body: str) -> str:
+    def put(self, queue: str, body: str, delay: int = 0) -> str:
         """Send one message, and return its id."""
         message_id, now = f"message-{next(self._numbers)}", self._clock.now()
         name = names.queue_name(queue)
         self.stored(name)
-        self._queues[name].append(Stored(message_id, body, now, now))
+        self._queues[name].append(Stored(message_id, body, now, now + timedelta(seconds=delay)))
         self.sent.append(Sent(name, message_id, body))
         return message_id
 

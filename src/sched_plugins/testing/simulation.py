@@ -213,7 +213,7 @@ class Simulation:
             self.invocations_failed += [f"sweep: {error}" for error in report.errors]
 
     def _scale(self, at_least: int = 0) -> int:
-        return use_cases.scale(self.world, self.queue, self.group, at_least)
+        return use_cases.scale(self.world, self.queue, self.group, at_least).desired
 
     def _event(self, name: str, copies: int, action: Callable[[], object], delay: float = 0.2) -> None:
         for copy in range(copies):
