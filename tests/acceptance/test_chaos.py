@@ -14,9 +14,9 @@ from account import Account, eventually
 from chaos import Chaos
 from rest import comes_to_rest
 
-JOBS = int(os.environ.get("SCHED_TEST_CHAOS_JOBS", "60"))
+JOBS = int(os.environ.get("SCHED_TEST_CHAOS_JOBS", "40"))
 SEED = int(os.environ.get("SCHED_TEST_CHAOS_SEED", "1"))
-SECONDS = float(os.environ.get("SCHED_TEST_CHAOS_SECONDS", "25"))
+SECONDS = float(os.environ.get("SCHED_TEST_CHAOS_SECONDS", "16"))
 # A claim that dies between its commit and its command is made up for two minutes later, when the command can come no
 # more: too long for every run of the tests.
 SPARED = tuple(os.environ.get("SCHED_TEST_CHAOS_SPARED", "claim").split())
