@@ -30,6 +30,7 @@ from sched_plugins.ports import World
 
 REGION = "eu-west-1"
 NAME = "sim"
+QUEUES = (f"{NAME}-job-queue", "env-job-queue", "their-job-queue", "other-job-queue", "other", "mine")
 _CONTEXT = SimpleNamespace(
     function_name="f", memory_limit_in_mb=128, invoked_function_arn="arn:f", aws_request_id="1", tenant_id=None
 )
@@ -170,6 +171,8 @@ def client_stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientStack]:
     process.world.cache_clear()
     with mock_aws():
         create_tables(session().client("dynamodb"), Settings.of(NAME))
+        for queue in QUEUES:
+            session().client("sqs").create_queue(QueueName=queue)
         stacks = Stacks()
         session().events.register("before-call.cloudformation.DescribeStacks", stacks.answer)
         try:

@@ -232,8 +232,29 @@ def test_submit_and_wait_shows_the_output_and_tells_by_its_exit_code(stack: Clie
     ran = sched("submit", "-s", "sim", "--job-id", "new", "--wait", "--", "x")
     assert (ran.code, ran.out) == (1, "what it wrote\n")
     assert [line.split(":")[0] for line in ran.err.splitlines()] == [
-        "new is QUEUED", "new is RUNNING on i-1", "new FAILED",
+        "new is QUEUED", "queue 'sim-job-queue' has no workers, and no environment that starts some, so its jobs wait",
+        "new is RUNNING on i-1", "new FAILED",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "line", ["wait -s sim idle --timeout 3", "submit -s sim --wait --wait-timeout 3 -- x", "status -s sim idle c1",
+             "workers -s sim", "wait -s sim idle c1 --timeout 3"],
+)  # fmt: skip
+def test_a_queue_that_nothing_serves_is_told_once(stack: ClientStack, line: str) -> None:
+    ran = sched(*line.split())
+    told = [one for one in ran.err.splitlines() if one.startswith("queue 'sim-job-queue' has no workers")]
+    assert len(told) == 1, ran.err
+    assert "sched deploy environment NAME" in told[0]
+    assert "sched attach" in told[0]
+
+
+def test_queues_tell_of_those_in_which_jobs_wait_for_nobody(stack: ClientStack) -> None:
+    assert "has no workers" not in sched("queues", "-e", "env").err
+    sqs = session().client("sqs")
+    sqs.send_message(QueueUrl=sqs.get_queue_url(QueueName="sim-job-queue")["QueueUrl"], MessageBody="x")
+    assert sched("queues", "-s", "sim").err.count("queue 'sim-job-queue' has no workers") == 1
+    assert [one["name"] for one in sched("queues", "-e", "env", "--json").document] == ["env-job-queue"]
 
 
 def test_upload_and_wait(stack: ClientStack, tmp_path: Path) -> None:

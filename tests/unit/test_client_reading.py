@@ -16,7 +16,14 @@ from sched_plugins.core import write
 from sched_plugins.core.job import LINUX_DOCUMENT, Stage
 from sched_plugins.core.state import SlotState
 from sched_plugins.core.worker import new_slot
-from sched_plugins.errors import InvalidInput, JobFailed, JobNotFound, SchedulerNotFound, WaitTimeout
+from sched_plugins.errors import (
+    InvalidInput,
+    JobFailed,
+    JobNotFound,
+    QueueNotFound,
+    SchedulerNotFound,
+    WaitTimeout,
+)
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -245,3 +252,36 @@ def test_queues_are_the_schedulers_its_environments_and_what_workers_name(stack:
     assert (first.name, first.owner, first.failed, first.workers_busy) == (f"{NAME}-job-queue", NAME, 1, 1)
     assert (second.name, second.owner) == ("env-job-queue", "env")
     assert (third.name, third.owner, third.workers_free) == ("mine", "", 1)
+
+
+def test_a_queue_of_a_destroyed_environment_is_not_shown(stack: ClientStack) -> None:
+    hold(stack, "i-1", "destroyed-job-queue")
+    assert "destroyed-job-queue" not in {queue.name for queue in stack.client.queues()}
+
+
+def test_a_queue_that_nothing_serves_is_told_with_the_next_step(stack: ClientStack) -> None:
+    told = stack.client.unserved(f"{NAME}-job-queue")
+    assert told.startswith(f"queue '{NAME}-job-queue' has no workers, and no environment")
+    assert f"sched attach INSTANCE --scheduler {NAME}" in told
+    assert f"sched deploy environment NAME --scheduler {NAME}" in told
+    assert f"sched attach INSTANCE --queue env-job-queue --scheduler {NAME}" in stack.client.unserved("env-job-queue")
+    stack.stacks.add("env", {"EnvironmentName": "env", "SchedulerName": NAME}, {})
+    assert stack.client.unserved("env-job-queue") == "", "its environment starts workers"
+    hold(stack, "i-1", f"{NAME}-job-queue", draining="Spot")
+    assert stack.client.unserved(f"{NAME}-job-queue"), "a draining worker takes no more"
+    hold(stack, "i-2", f"{NAME}-job-queue")
+    assert stack.client.unserved(f"{NAME}-job-queue") == ""
+
+
+@pytest.mark.parametrize("queue", ["none", "arn:aws:sqs:eu-west-1:123456789012:none", "https://sqs/123456789012/none"])
+def test_an_unknown_queue_is_refused_before_anything_is_submitted(stack: ClientStack, queue: str) -> None:
+    before = len(stack.functions.requests)
+    for ask in (
+        lambda: stack.client.submit({"commands": ["x"]}, queue=queue),
+        lambda: stack.client.submit_many([{"commands": ["x"]}, {"commands": ["x"], "queue": queue}]),
+        lambda: stack.client.list(queue=queue),
+        lambda: stack.client.workers(queue),
+    ):
+        with pytest.raises(QueueNotFound, match="no queue 'none' in region eu-west-1"):
+            ask()
+    assert len(stack.functions.requests) == before

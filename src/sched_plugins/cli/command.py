@@ -24,7 +24,7 @@ import typer
 
 from sched_plugins.cli.exit_codes import ExitCode, of_error
 from sched_plugins.cli.output import Output
-from sched_plugins.errors import InvalidInput, SchedulerError
+from sched_plugins.errors import InvalidInput, SchedulerError, SchedulerNotFound
 
 if TYPE_CHECKING:
     from sched_plugins.client import EnvironmentClient, SchedulerClient
@@ -71,6 +71,7 @@ class Shell:
         self.debug = debug
         self.on_interrupt = ""
         """What Ctrl-C means to whoever presses it now; empty: the command just ends."""
+        self._named = ""
         self.parameters: dict[str, Any] = {}
         """Template parameters that were given as options, by option name."""
 
@@ -103,7 +104,22 @@ class Shell:
         name = name or os.environ.get(SCHEDULER_VARIABLE)
         if not name:
             raise InvalidInput(f"no scheduler is named; give --scheduler NAME, or set {SCHEDULER_VARIABLE}")
+        self._named = name
         return clients.scheduler(name)
+
+    def explained(self, error: SchedulerError) -> SchedulerError:
+        """The error itself, or a better one: what was named as a scheduler may be an environment."""
+        from sched_plugins.cli import clients
+
+        if not isinstance(error, SchedulerNotFound) or not self._named:
+            return error
+        try:
+            owner = clients.environment(self._named).scheduler
+        except SchedulerError:
+            return error
+        return SchedulerNotFound(
+            f"{self._named!r} is an environment of scheduler {owner!r}; name it with --environment {self._named}"
+        )
 
     def environment(self, name: str | None) -> EnvironmentClient:
         """The client of the environment that the option or the variable names.
@@ -165,7 +181,7 @@ def _carry_out(function: Callable[..., int | None], shell: Shell, values: Mappin
     except SchedulerError as error:
         if shell.debug:
             raise
-        shell.output.error(error)
+        shell.output.error(shell.explained(error))
         return of_error(error)
     except BrokenPipeError:
         raise  # Whoever read our output has gone (`sched list | head`); typer ends us quietly.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from sched_plugins.cli.advice import QueueAdvice
 from sched_plugins.cli.command import EnvironmentName, SchedulerName, Shell, command
 from sched_plugins.cli.exit_codes import ExitCode, of_statuses
 from sched_plugins.cli.waiting import describe, ended_line
@@ -66,12 +67,14 @@ def follow_to_end(shell: Shell, client: SchedulerClient | EnvironmentClient, run
 
     shell.on_interrupt = f"job {run.job_id!r} goes on; `sched wait` waits again, `sched cancel` ends it"
     last = ""
+    advice = QueueAdvice(shell, client)
 
     def told(job: Job) -> None:
         nonlocal last
         if not job.is_terminal and (text := describe(job)) != last:
             last = text
             shell.output.say(text)
+            advice.of_job(job)
 
     if shell.output.as_json:
         job = client.wait(run, timeout=timeout, on_change=told)

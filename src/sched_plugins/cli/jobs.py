@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sched_plugins.cli.advice import QueueAdvice
 from sched_plugins.cli.command import EnvironmentName, SchedulerName, Shell, command
 from sched_plugins.cli.exit_codes import ExitCode, of_error, worst
 from sched_plugins.cli.output import duration, told
@@ -33,7 +34,8 @@ def status(shell: Shell, jobs: Jobs, scheduler: SchedulerName = None, environmen
     """Show what is known of jobs. The exit code is 0 whatever their state."""
     from sched_plugins.client import plain
 
-    found = shell.jobs(scheduler, environment).get_many(jobs)
+    client = shell.jobs(scheduler, environment)
+    found = client.get_many(jobs)
     missing = [job_id for job_id in jobs if job_id not in found]
     if missing and len(jobs) == 1:
         raise JobNotFound(_not_there(missing[0]))
@@ -48,6 +50,9 @@ def status(shell: Shell, jobs: Jobs, scheduler: SchedulerName = None, environmen
         _table(shell, [found[job_id] for job_id in jobs if job_id in found])
     for job_id in missing:
         shell.output.complain(_not_there(job_id))
+    advice = QueueAdvice(shell, client)
+    for job in found.values():
+        advice.of_job(job)
     return ExitCode.NOT_FOUND if missing else ExitCode.SUCCEEDED
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sched_plugins.cli.advice import QueueAdvice
 from sched_plugins.cli.command import Shell
 from sched_plugins.cli.exit_codes import of_error, of_statuses, worst
 from sched_plugins.cli.output import duration, told
@@ -48,14 +49,19 @@ def wait_for(
     ended: dict[Run, Job] = {}
     errors: dict[Run, SchedulerError] = {}
     counts: Counter[str] = Counter()
+    earlier = {run.job_id: run.after for run in runs if run.after}
+    advice = QueueAdvice(shell, client)
     jobs = "the job goes on" if len(runs) == 1 else "the jobs go on"
     shell.on_interrupt = f"{jobs}; `sched wait` waits again, `sched cancel` ends {'it' if len(runs) == 1 else 'them'}"
     try:
         with output.working(f"waiting for {len(runs)} job(s)") as status:
 
             def changed(job: Job) -> None:
+                if earlier.get(job.job_id) == job.run_id:
+                    return  # The run before the one that is waited for.
                 if len(runs) == 1:
                     status.update(describe(job))
+                advice.of_job(job)
 
             for one in client.watch(runs, timeout=timeout, on_change=changed):
                 try:

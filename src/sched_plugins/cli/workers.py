@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sched_plugins.cli.advice import QueueAdvice
 from sched_plugins.cli.command import EnvironmentName, SchedulerName, Shell, command
 from sched_plugins.cli.output import duration
 
@@ -25,11 +26,10 @@ def workers(
     queue: Annotated[str, typer.Option(metavar="NAME", help="Only of this queue.")] = "",
 ) -> None:
     """List workers and what they are doing."""
-    from sched_plugins.core import names
+    from sched_plugins.client import Status
 
     client = shell.jobs(scheduler, environment)
-    name = names.queue_name(queue)
-    found = [worker for worker in client.workers() if not name or worker.queue == name]
+    found = client.workers(queue)
     shell.output.document([asdict(worker) for worker in found])
     rows = [
         (
@@ -40,17 +40,26 @@ def workers(
     ]  # fmt: skip
     columns = ("WORKER", "STATE", "QUEUE", "JOB", "FOR", "TYPE", "SPOT", "LAUNCHED")
     shell.output.table(columns, rows, empty="no workers")
+    if not found:
+        advice = QueueAdvice(shell, client)
+        for job in client.list(statuses={Status.QUEUED}, queue=queue, limit=1):
+            advice.of_job(job)
 
 
-def queues(shell: Shell, scheduler: SchedulerName = None) -> None:
-    """List the queues of a scheduler and its environments; SQS's counts are approximate."""
-    found = shell.scheduler(scheduler).queues()
+def queues(shell: Shell, scheduler: SchedulerName = None, environment: EnvironmentName = None) -> None:
+    """List the queues of a scheduler and its environments, or an environment's; SQS's counts are approximate."""
+    client = shell.jobs(scheduler, environment)
+    found = client.queues()
     shell.output.document([asdict(queue) for queue in found])
     rows = [
         (one.name, one.owner, one.waiting, one.workers_busy, one.workers_free, one.finished, one.failed)
         for one in found
     ]
     shell.output.table(("QUEUE", "OF", "WAITING", "BUSY", "FREE", "FINISHED", "FAILED"), rows)
+    advice = QueueAdvice(shell, client)
+    for one in found:
+        if one.waiting and not one.workers_busy + one.workers_free:
+            advice.of_queue(one.name)
 
 
 def attach(

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 
 from sched_plugins.client import uploads
 from sched_plugins.client.connection import Connection
-from sched_plugins.client.fleet import Fleet, Worker, stack_outputs
+from sched_plugins.client.fleet import Queue, Worker, stack_outputs
 from sched_plugins.client.jobs import JobClient, checked
 from sched_plugins.client.submission import Submitted, new_run_id
 from sched_plugins.client.transfer import Item, ProgressCallback, Transfer
@@ -65,9 +65,20 @@ class EnvironmentClient(JobClient):
         """Name of the environment's job queue."""
         super().__init__(connection, name, outputs["SchedulerName"], missing, self.queue)
 
-    def workers(self) -> list[Worker]:
-        """The environment's workers. One Scan of the slot table, one DescribeInstances."""
-        return Fleet(self.connection, self._records).workers(self.queue)
+    def workers(self, queue: str = "") -> list[Worker]:
+        """The environment's workers; none, if another queue is named. One Scan, one DescribeInstances.
+
+        Raises:
+            QueueNotFound: there is no such queue.
+        """
+        if queue and names.queue_name(queue) != self.queue:
+            self._queues.require(queue)
+            return []
+        return self._fleet.workers(self.queue)
+
+    def queues(self) -> list[Queue]:
+        """The environment's queue alone. One Scan of the slot table, six SQS calls."""
+        return [self._fleet.queue(self.queue, self.name)]
 
     def upload(
         self,

@@ -11,7 +11,7 @@ from sched_plugins.client.connection import Connection
 from sched_plugins.client.records import Records, plain_item
 from sched_plugins.core import names, slot
 from sched_plugins.core.state import SlotState
-from sched_plugins.errors import NotFound, NotPermitted
+from sched_plugins.errors import NotFound, NotPermitted, Refused, SchedulerError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ class Fleet:
     """Reads slots, instances and queues.
 
     AWS calls: ``workers`` one Scan of the slot table (a page for 1 MiB) and one DescribeInstances; ``queues`` one
-    DescribeStacks page for 100 stacks of the account, that Scan, and six SQS calls a queue.
+    DescribeStacks page for 100 stacks of the account, that Scan, and six SQS calls a queue; ``unserved`` that of
+    ``workers``, and one DescribeStacks.
     """
 
     def __init__(self, connection: Connection, records: Records) -> None:
@@ -77,15 +78,47 @@ class Fleet:
 
     def queues(self) -> list[Queue]:
         """The scheduler's own queue first, then those of its environments, then others that workers name."""
-        slots = self._slots()
+        slots = self._slots("list queues")
         owners = {names.job_queue(self.scheduler): self.scheduler}
         owners |= {names.job_queue(name): name for name in self._environments()}
         others = sorted({names.queue_name(one.queue) for one in slots} - owners.keys())
-        owners |= dict.fromkeys(others, "")
+        # The slots of an environment that has just been destroyed outlive its queue.
+        owners |= {name: "" for name in others if self._messages(name) is not None}
         return [self._queue(name, owner, slots) for name, owner in owners.items()]
 
-    def _slots(self) -> list[slot.Slot]:
-        with self._connection.doing("list workers", self._records.missing):
+    def queue(self, name: str, owner: str) -> Queue:
+        """One job queue."""
+        return self._queue(name, owner, self._slots("list queues"))
+
+    def unserved(self, name: str) -> str:
+        """Why nothing takes jobs from the queue, and what to do; empty if something does, or whoever asks may not."""
+        try:
+            taking = [one for one in self.workers(name) if one.state != "RETIRING" and not one.draining]
+            if taking or self._environment_of(name):
+                return ""
+        except SchedulerError:
+            return ""  # Advice is all that this is for.
+        scheduler = f"--scheduler {self.scheduler}"
+        own = "" if name == names.job_queue(self.scheduler) else f" --queue {name}"
+        return (
+            f"queue {name!r} has no workers, and no environment that starts some, so its jobs wait: give it an instance "
+            f"(`sched attach INSTANCE{own} {scheduler}`), or deploy an environment (`sched deploy environment NAME "
+            f"{scheduler}`) and submit to that (`--environment NAME`)"
+        )
+
+    def _environment_of(self, queue: str) -> bool:
+        name = queue.removesuffix(names.JOB_QUEUE)
+        if name in (queue, self.scheduler):
+            return False
+        try:
+            with self._connection.doing("find the environment"):
+                stacks = self._connection.client("cloudformation").describe_stacks(StackName=name)["Stacks"]
+        except Refused:
+            return False  # CloudFormation's word for a stack that does not exist.
+        return any(stack_outputs(stack).get("EnvironmentName") == name for stack in stacks)
+
+    def _slots(self, what: str = "list workers") -> list[slot.Slot]:
+        with self._connection.doing(what, self._records.missing):
             pages = (
                 self._connection.client("dynamodb")
                 .get_paginator("scan")
@@ -122,14 +155,15 @@ class Fleet:
         return Queue(
             name,
             owner,
-            waiting=self._messages(name),
-            finished=self._messages(names.finished_queue(name)),
-            failed=self._messages(names.failed_queue(name)),
+            waiting=self._messages(name) or 0,
+            finished=self._messages(names.finished_queue(name)) or 0,
+            failed=self._messages(names.failed_queue(name)) or 0,
             workers_busy=taking.count(SlotState.HELD),
             workers_free=taking.count(SlotState.FREE),
         )
 
-    def _messages(self, name: str) -> int:
+    def _messages(self, name: str) -> int | None:
+        """How many wait in a queue; None if it does not exist, as siblings of a queue of the user's own may not."""
         sqs = self._connection.client("sqs")
         attribute = "ApproximateNumberOfMessages"
         try:
@@ -137,7 +171,7 @@ class Fleet:
                 url = sqs.get_queue_url(QueueName=name)["QueueUrl"]
                 told = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[attribute])["Attributes"]
         except NotFound:
-            return 0  # A queue of the user's own need not have siblings.
+            return None
         return int(told[attribute])
 
 

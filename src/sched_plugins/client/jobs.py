@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 from sched_plugins.client import results, waiting
 from sched_plugins.client.connection import Connection
+from sched_plugins.client.fleet import Fleet
 from sched_plugins.client.logs import LogChunk, Logs, Stream
+from sched_plugins.client.queues import Queues
 from sched_plugins.client.records import Records
 from sched_plugins.client.retry import Clock
 from sched_plugins.client.run import Run
@@ -45,6 +47,8 @@ class JobClient:
         self._requests = Requests(connection, submit, cancel, missing, clock)
         self._records = Records(connection, scheduler, clock)
         self._logs = Logs(connection, self._records, clock)
+        self._fleet = Fleet(connection, self._records)
+        self._queues = Queues(connection, {names.job_queue(owner), names.job_queue(scheduler)})
 
     # Submit and cancel
 
@@ -62,6 +66,7 @@ class JobClient:
             JobConflict: the job is live with another spec, or belongs to another queue.
             Busy: for a minute the end of an earlier run was still being published.
             SchedulerNotFound: there is no such scheduler here.
+            QueueNotFound: there is no such queue; nothing was sent.
         """
         return checked(self.submit_many([job], run_ids=[run_id] if run_id else None, queue=queue)[0])
 
@@ -74,14 +79,16 @@ class JobClient:
 
         Raises:
             InvalidJob: a field of one of them breaks the contract; nothing was sent.
+            QueueNotFound: there is no such queue; nothing was sent.
         """
         listed = list(jobs)
         if run_ids is not None and len(run_ids) != len(listed):
             raise InvalidInput(f"{len(listed)} jobs need as many run ids, not {len(run_ids)}")
         keys: Sequence[str | None] = run_ids if run_ids is not None else [None] * len(listed)
-        return self._requests.submit(
-            [job_entry(job, run_id=key, queue=queue) for job, key in zip(listed, keys, strict=True)]
-        )
+        entries = [job_entry(job, run_id=key, queue=queue) for job, key in zip(listed, keys, strict=True)]
+        for named in dict.fromkeys(str(entry["queue"]) for entry in entries if "queue" in entry):
+            self._queues.require(named)
+        return self._requests.submit(entries)
 
     def cancel(self, job_id: str) -> Cancellation:
         """Cancel a job: one that is queued ends at once, a running one when its command has ended.
@@ -131,12 +138,26 @@ class JobClient:
             queue: only of this queue.
             since: only those that came into their present state at that moment or later.
             limit: at most so many.
+
+        Raises:
+            QueueNotFound: nothing was found of this queue, and there is no such queue.
         """
         if limit < 1:
             raise InvalidInput(f"limit must be at least 1, not {limit}")
         wanted = frozenset(Status) if statuses is None else frozenset(statuses)
         name = names.queue_name(queue) or self._default_queue
-        return self._records.recent(statuses=wanted, group=group, queue=name, since=since, limit=limit)
+        found = self._records.recent(statuses=wanted, group=group, queue=name, since=since, limit=limit)
+        if not found:
+            self._queues.require(queue)
+        return found
+
+    def unserved(self, queue: str) -> str:
+        """Why nothing takes jobs from a queue, and what to do; empty if something does, or will.
+
+        One Scan of the slot table, one DescribeInstances, and one DescribeStacks for an environment's queue. Empty
+        also for whoever may not ask.
+        """
+        return self._fleet.unserved(names.queue_name(queue))
 
     # Wait
 

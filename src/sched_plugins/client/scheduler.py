@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sched_plugins.client.connection import Connection
-from sched_plugins.client.fleet import Fleet, Queue, Worker
+from sched_plugins.client.fleet import Queue, Worker
 from sched_plugins.client.jobs import JobClient
 from sched_plugins.client.submission import invoke, told_error
 from sched_plugins.core import names
@@ -51,11 +51,17 @@ class SchedulerClient(JobClient):
             "or check its name and the region."
         )
         super().__init__(connection, name, name, self._missing)
-        self._fleet = Fleet(connection, self._records)
 
     def workers(self, queue: str = "") -> list[Worker]:
-        """The scheduler's workers, or those of one queue. One Scan of the slot table, one DescribeInstances."""
-        return self._fleet.workers(queue)
+        """The scheduler's workers, or those of one queue. One Scan of the slot table, one DescribeInstances.
+
+        Raises:
+            QueueNotFound: no worker is there for this queue, and there is no such queue.
+        """
+        found = self._fleet.workers(queue)
+        if not found:
+            self._queues.require(queue)
+        return found
 
     def queues(self) -> list[Queue]:
         """The scheduler's queues and those of its environments. Calls: see :class:`~.fleet.Fleet`."""
