@@ -15,7 +15,14 @@ from sched_plugins import deploy
 from sched_plugins import pipeline as pipelines
 from sched_plugins.client import EnvironmentClient, SchedulerClient
 from sched_plugins.core.state import Status
-from sched_plugins.errors import EnvironmentNotFound, InvalidPipeline, JobFailed, SchedulerNotFound
+from sched_plugins.errors import (
+    EnvironmentNotFound,
+    InvalidInput,
+    InvalidPipeline,
+    JobFailed,
+    NotFound,
+    SchedulerNotFound,
+)
 from sched_plugins.local import lifecycle
 
 SCHEDULER = "pipes"
@@ -26,7 +33,7 @@ echo "start done"
 """
 SIDE = """#!/bin/sh
 tr a-z A-Z < start.txt > "$(basename "$0" .sh).txt"
-[ "$(printf '%s' "$SCHED_PARAMETERS" | grep -c broken)" = 0 ] && echo "side done"
+[ "$(printf '%s' "$SCHED_PARAMETERS" | grep -c broken)" = 0 ] && echo "side done" || echo broken >&2
 exit 0
 """
 JOIN = """#!/bin/sh
@@ -124,6 +131,11 @@ def test_orchestrated_and_repeated(deployment: pipelines.Deployment, inputs: Pat
     again = list(pipelines.run_orchestrated(deployment, run=name, parameters=parameters, inputs=inputs, timeout=60))
     assert {one.stage: one.job.run_id for one in again} == {stage: job.run_id for stage, job in before.items() if job}
     assert [job.attempt for job in run.records().values() if job] == [1, 1, 1, 1]
+    with pytest.raises(InvalidInput, match="stage 'start' SUCCEEDED with the parameters .*good morning.*good night"):
+        list(pipelines.run_orchestrated(deployment, run=name, parameters={"start": {"greeting": "good night"}}))
+    with pytest.raises(InvalidInput, match="choose another name"):
+        pipelines.run_stage(deployment, name, "left", parameters={"broken": 1})
+    assert run.records() == before, "what is refused changes nothing"
 
 
 def test_chained_by_one_upload(deployment: pipelines.Deployment, inputs: Path, tmp_path: Path) -> None:
@@ -133,6 +145,8 @@ def test_chained_by_one_upload(deployment: pipelines.Deployment, inputs: Path, t
     assert pipelines.find_run(deployment, run.name).chained
     records = run.records()
     assert all(job is not None and len(job.run_ids) == 1 for job in records.values()), "a stage was started twice"
+    with pytest.raises(InvalidInput, match="choose another name"):
+        pipelines.run_chained(deployment, run=run.name, parameters={"start": {"greeting": "bye"}}, inputs=inputs)
 
 
 def test_exit_0_without_the_success_string_starts_nothing(deployment: pipelines.Deployment, inputs: Path) -> None:
@@ -153,7 +167,7 @@ def test_exit_0_without_the_success_string_starts_nothing(deployment: pipelines.
 
 def test_a_failed_stage_is_started_anew_and_the_others_are_not(deployment: pipelines.Deployment, inputs: Path) -> None:
     name = pipelines.new_run_name()
-    with pytest.raises(JobFailed, match="sched logs"):
+    with pytest.raises(JobFailed, match=r"The end of its stderr:\n  broken\n.*sched logs"):
         list(
             pipelines.run_orchestrated(
                 deployment, run=name, parameters={"right": {"broken": 1}}, inputs=inputs, timeout=120
@@ -168,7 +182,7 @@ def test_a_failed_stage_is_started_anew_and_the_others_are_not(deployment: pipel
 def test_parameters_for_no_stage_are_refused(deployment: pipelines.Deployment) -> None:
     with pytest.raises(InvalidPipeline, match="no stage 'strat'"):
         pipelines.run_chained(deployment, parameters={"strat": {}})
-    with pytest.raises(InvalidPipeline, match="no run 'never'"):
+    with pytest.raises(NotFound, match="no run 'never'"):
         pipelines.find_run(deployment, "never")
 
 

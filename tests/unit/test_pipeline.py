@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from sched_plugins.core.environment import MANIFEST, Environment, Upload, run_path, triggers, uploaded_job
-from sched_plugins.errors import InvalidPipeline
+from sched_plugins.errors import InvalidInput, InvalidPipeline
 from sched_plugins.pipeline.definition import load, schema
 from sched_plugins.pipeline.deployment import Deployment
+from sched_plugins.pipeline.run import check_run_name
 
 CYLINDER = Path(__file__).parents[2] / "pipelines" / "cylinder_flow"
 SHIPPED = Path(__file__).parents[2] / "src" / "sched_plugins" / "pipeline" / "pipeline.schema.json"
@@ -96,6 +97,17 @@ def test_a_file_that_is_not_yaml_says_where(tmp_path: Path) -> None:
     (tmp_path / "pipeline.yaml").write_text("name: [")
     with pytest.raises(InvalidPipeline, match="is not YAML"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bad name", "bad/name", "..", "a..b", "-a", "", "é", "a" * 129])
+def test_a_run_s_name_is_one_plain_folder(name: str) -> None:
+    with pytest.raises(InvalidInput, match="cannot be the name of a run"):
+        check_run_name(name)
+
+
+@pytest.mark.parametrize("name", ["r1", "run-20260101-000000-ab12", "manual__2026-01-01T00:00:00.5+00:00"])
+def test_usual_names_of_runs_are_taken(name: str) -> None:
+    assert check_run_name(name) == name
 
 
 @pytest.mark.parametrize("stage", ["start", "left", "right", "join"])

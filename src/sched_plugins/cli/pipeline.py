@@ -21,7 +21,9 @@ app = typer.Typer(help="Check, run and follow pipelines.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A pipeline.yaml, or the folder that holds one.")]
 Run = Annotated[str | None, typer.Option("--run", metavar="NAME", help="The run's name; made up if not given.")]
-Timeout = Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop waiting for a stage then.")]
+Timeout = Annotated[
+    float | None, typer.Option("--timeout", metavar="SECONDS", min=0, help="Stop waiting for a stage then.")
+]
 
 
 @command(app)
@@ -68,6 +70,8 @@ def run(
 
     definition = pipelines.load(file)
     parameters = parse_settings(settings or [], definition)
+    if name is not None:
+        pipelines.check_run_name(name)
     if no_wait and not chained:
         raise InvalidInput(
             "--no-wait needs --chained: an orchestrated run goes on only while somebody starts its stages"
@@ -124,7 +128,7 @@ def parse_settings(settings: list[str], pipeline: Pipeline) -> dict[str, dict[st
         target, equals, text = setting.partition("=")
         stage, dot, key = target.partition(".")
         if not (equals and dot and stage and key):
-            raise InvalidInput(f"--set {setting!r}: write STAGE.KEY=VALUE, as in preprocess.reynolds=10")
+            raise InvalidInput(f"--set {setting!r}: write STAGE.KEY=VALUE, as in {pipeline.stages[0].name}.size=10")
         pipeline.stage(stage)
         try:
             value = json.loads(text)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sched_plugins.pipeline.run import (
         PipelineRun,
         StageResult,
+        check_run_name,
         find_run,
         follow_chained,
         new_run_name,
@@ -34,6 +35,7 @@ __all__ = [
     "PipelineRun",
     "StageDefinition",
     "StageResult",
+    "check_run_name",
     "deploy_pipeline",
     "find_deployment",
     "find_run",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,9 +16,14 @@ from sched_plugins.client import EnvironmentClient, Run, SchedulerClient
 from sched_plugins.core.environment import OVERRIDES
 from sched_plugins.core.record import JobRecord
 from sched_plugins.core.state import Status
-from sched_plugins.errors import InvalidInput, InvalidPipeline, JobFailed, JobNotFound
+from sched_plugins.errors import InvalidInput, JobFailed, NotFound, SchedulerError
 from sched_plugins.pipeline.definition import StageDefinition
 from sched_plugins.pipeline.deployment import Deployment
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_:+=@-]|\.(?!\.)){0,127}")
+"""A run's name is a folder in every bucket, and part of job ids."""
+_TAIL_LINES, _TAIL_CHARACTERS = 12, 2_000
+"""How much of a failed stage's output its error tells."""
 
 Parameters = Mapping[str, Mapping[str, Any]]
 """Parameters of one run, by stage."""
@@ -82,6 +88,37 @@ def check_parameters(deployment: Deployment, parameters: Parameters) -> None:
         deployment.pipeline.stage(stage)
 
 
+def check_run_name(name: str) -> str:
+    """The name itself, if a run may have it.
+
+    Raises:
+        InvalidInput: it could be no folder, or hides in one.
+    """
+    if not _RUN_NAME.fullmatch(name):
+        raise InvalidInput(
+            f"{name!r} cannot be the name of a run: use at most 128 letters, digits and any of - _ . : + = @, "
+            "beginning with a letter or a digit, without '..'"
+        )
+    return name
+
+
+def check_repeated(run: PipelineRun, stage: str, job: JobRecord | None, parameters: Mapping[str, Any] | None) -> None:
+    """Refuse to take a stage's job for a run that asks for other parameters.
+
+    Raises:
+        InvalidInput: names both.
+    """
+    if job is None or job.spec.stage is None:
+        return
+    asked = {**run.deployment.pipeline.stage(stage).parameters, **(parameters or {})}
+    had = job.spec.stage.stage_parameters
+    if json.loads(json.dumps(asked)) != had:
+        raise InvalidInput(
+            f"run {run.name!r} has stage {stage!r} {job.status} with the parameters {json.dumps(had)}, not "
+            f"{json.dumps(asked)}; give the same ones, or choose another name for the run"
+        )
+
+
 def run_stage(
     deployment: Deployment,
     run: str,
@@ -107,12 +144,17 @@ def run_stage(
         on_change: told of every change that was seen.
 
     Raises:
-        JobFailed: the stage ended otherwise than SUCCEEDED.
+        InvalidInput: the name cannot be a run's, or the run has the stage with other parameters; nothing was done.
+        JobFailed: the stage ended otherwise than SUCCEEDED; tells the last lines that it wrote.
         WaitTimeout: the wait ended first; the job goes on.
     """
+    check_run_name(run)
     definition = deployment.pipeline.stage(stage)
     this = PipelineRun(deployment, run, chained=False)
     environment = EnvironmentClient(deployment.pipeline.environment(stage))
+    earlier = SchedulerClient(deployment.scheduler).get_many([this.job_id(stage)]).get(this.job_id(stage))
+    if not _starts_anew(earlier):
+        check_repeated(this, stage, earlier, parameters)
     sources = [this.results_uri(name) for name in definition.after]
     if inputs is not None:
         folder = f"s3://{deployment.bucket(stage)}/{run}/_input/"
@@ -125,21 +167,22 @@ def run_stage(
         outputs=[this.results_uri(stage)],
         parameters=parameters or {},
         job_id=this.job_id(stage),
-        run_id=_run_id(deployment, this.job_id(stage), run),
+        run_id=_run_id(earlier, run),
     )
     job = _followed(deployment, started.run, stage, timeout, on_change)
     return _succeeded(this, stage, job)
 
 
-def _run_id(deployment: Deployment, job_id: str, run: str) -> str:
+def _starts_anew(job: JobRecord | None) -> bool:
+    """Whether a stage is started rather than attached to: the first time, and after a failure."""
+    return job is None or job.status in (Status.FAILED, Status.CANCELLED)
+
+
+def _run_id(job: JobRecord | None, run: str) -> str:
     """The key of the stage's run: the first one's, the live or succeeded one's, or a new one after a failure."""
-    try:
-        job = SchedulerClient(deployment.scheduler).get(job_id)
-    except JobNotFound:
+    if job is None:
         return f"{run}:1"
-    if job.status in (Status.FAILED, Status.CANCELLED):
-        return f"{run}:{len(job.run_ids) + 1}"
-    return job.run_id
+    return f"{run}:{len(job.run_ids) + 1}" if _starts_anew(job) else job.run_id
 
 
 def _followed(
@@ -153,10 +196,27 @@ def _followed(
 def _succeeded(run: PipelineRun, stage: str, job: JobRecord) -> StageResult:
     if job.status is not Status.SUCCEEDED:
         raise JobFailed(
-            f"stage {stage!r} ended {job.status}: {job.status_reason}. "
-            f"Its output: `sched logs {job.job_id!r} --scheduler {run.deployment.scheduler}`"
+            f"stage {stage!r} ended {job.status}: {job.status_reason}. {_last_words(run, job)}"
+            f"All of it: `sched logs {job.job_id!r} --scheduler {run.deployment.scheduler}`"
         )
     return StageResult(stage, job, run.results_uri(stage))
+
+
+def _last_words(run: PipelineRun, job: JobRecord) -> str:
+    """The last lines that a failed stage wrote: to stderr, or if that is empty to stdout."""
+    client = SchedulerClient(run.deployment.scheduler)
+    for stream in ("stderr", "stdout"):
+        text = ""
+        try:
+            for chunk in client.logs(job.job_id, stream=stream, attempt=job.attempt):
+                text = (text + chunk.text)[-_TAIL_CHARACTERS:]
+        except SchedulerError:
+            text = ""  # The stage's failure is what is to be told, not that its output cannot be read.
+        if not text.strip() and stream == "stdout":
+            text = job.output[-_TAIL_CHARACTERS:]
+        if lines := text.strip().splitlines()[-_TAIL_LINES:]:
+            return f"The end of its {stream}:\n" + "".join(f"  {line}\n" for line in lines)
+    return ""
 
 
 def _upload_inputs(environment: EnvironmentClient, folder: Path, uri: str) -> None:
@@ -179,13 +239,17 @@ def run_orchestrated(
     """Run the stages in order, each as soon as those it works on have succeeded; yields each one's result.
 
     Stages that do not depend on each other run at the same time. Raises as :func:`run_stage`; what else is live
-    then goes on.
+    then goes on. Names and parameters are checked before the first stage starts.
     """
     from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
     from graphlib import TopologicalSorter
 
-    chosen, name = parameters or {}, run or new_run_name()
+    chosen, name = parameters or {}, check_run_name(run or new_run_name())
     check_parameters(deployment, chosen)
+    this = PipelineRun(deployment, name, chained=False)
+    for stage, job in this.records().items():
+        if not _starts_anew(job):
+            check_repeated(this, stage, job, chosen.get(stage))
     order = TopologicalSorter({stage.name: stage.after for stage in deployment.pipeline.stages})
     order.prepare()
     with ThreadPoolExecutor(max(1, len(deployment.pipeline.stages)), thread_name_prefix="stage") as pool:
@@ -217,12 +281,19 @@ def run_chained(
     parameters: Parameters | None = None,
     inputs: Path | None = None,
 ) -> PipelineRun:
-    """Start a chained run by one upload into each first stage's bucket, the executable last, and return at once."""
-    chosen, name = parameters or {}, run or new_run_name()
+    """Start a chained run by one upload into each first stage's bucket, the executable last, and return at once.
+
+    Raises:
+        InvalidInput: the name cannot be a run's, or there is such a run with other parameters; nothing was done.
+    """
+    chosen, name = parameters or {}, check_run_name(run or new_run_name())
     check_parameters(deployment, chosen)
-    for stage in deployment.pipeline.roots:
-        environment = EnvironmentClient(deployment.pipeline.environment(stage.name))
-        folder = f"s3://{deployment.bucket(stage.name)}/{name}/"
+    this = PipelineRun(deployment, name, chained=True)
+    for stage, job in this.records().items():
+        check_repeated(this, stage, job, chosen.get(stage))
+    for root in deployment.pipeline.roots:
+        environment = EnvironmentClient(deployment.pipeline.environment(root.name))
+        folder = f"s3://{deployment.bucket(root.name)}/{name}/"
         if inputs is not None:
             _upload_inputs(environment, inputs, folder)
         with tempfile.TemporaryDirectory() as scratch:
@@ -230,8 +301,8 @@ def run_chained(
             overrides.write_text(json.dumps({name: dict(values) for name, values in chosen.items()}))
             start.touch()
             environment.store(folder + OVERRIDES, overrides)
-            environment.store(deployment.chained_job(name, stage.name), _trigger_file(deployment, stage, start))
-    return PipelineRun(deployment, name, chained=True)
+            environment.store(deployment.chained_job(name, root.name), _trigger_file(deployment, root, start))
+    return this
 
 
 def _trigger_file(deployment: Deployment, stage: StageDefinition, start: Path) -> Path:
@@ -256,15 +327,13 @@ def find_run(deployment: Deployment, run: str) -> PipelineRun:
     """The run of that name, orchestrated or chained.
 
     Raises:
-        InvalidPipeline: no stage of such a run has begun.
+        NotFound: no stage of such a run has begun.
     """
     for chained in (False, True):
         found = PipelineRun(deployment, run, chained)
         if any(found.records().values()):
             return found
-    raise InvalidPipeline(
-        f"pipeline {deployment.pipeline.name!r} has no run {run!r}; `sched pipeline run FILE` starts one"
-    )
+    raise NotFound(f"pipeline {deployment.pipeline.name!r} has no run {run!r}; `sched pipeline run FILE` starts one")
 
 
 def stages_of(run: PipelineRun) -> list[dict[str, Any]]:
