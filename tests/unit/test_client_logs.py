@@ -13,7 +13,7 @@ from client_stack import REGION, ClientStack, client_stack, session
 from sched_plugins.client import LogChunk, Status
 from sched_plugins.core import limits
 from sched_plugins.core.wrapper.trailer import TRAILER
-from sched_plugins.errors import InvalidInput, JobNotFound, NotPermitted, WaitTimeout
+from sched_plugins.errors import InvalidInput, JobNotFound, NotFound, NotPermitted, WaitTimeout
 
 
 class Ssm:
@@ -95,7 +95,7 @@ def test_any_attempt_can_be_shown(stack: Logged) -> None:
     uris = [stack.store(f"c-{number}/stdout", f"try {number}") for number in (1, 2, 3)]
     stack.end("a", Status.FAILED, attempt=3, attempts=stack.attempts("a", *uris))
     assert (stack.read(), stack.read(attempt=1)) == ("try 3", "try 1")
-    with pytest.raises(InvalidInput, match="no attempt 7; it has 1, 2, 3"):
+    with pytest.raises(NotFound, match="no attempt 7; it has 1, 2, 3"):
         stack.read(attempt=7)
     with pytest.raises(InvalidInput, match="leave attempt out"):
         stack.read(attempt=1, follow=True)
@@ -134,6 +134,22 @@ def test_following_shows_everything_once_through_retries(stack: Logged) -> None:
         LogChunk(2, "done\n"),
     ]
     assert states == ["QUEUED1", "RUNNING1", "QUEUED2", "RUNNING2", "SUCCEEDED2"]
+
+
+def test_following_shows_attempts_that_end_between_two_looks(stack: Logged) -> None:
+    """Attempts of a warm worker may end 140 ms apart: less than between two looks, or before the first one."""
+    uris = [stack.store(f"c-{number}/stdout", "try\n") for number in (1, 2, 3)]
+    run_id = stack.client.get("a").run_id
+
+    def shown() -> list[LogChunk]:
+        return list(stack.client.logs("a", follow=True, run_id=run_id))
+
+    stack.change("a", status=Status.QUEUED, attempt=2, attempts=stack.attempts("a", uris[0]))
+    stack.clock.then = [
+        lambda: stack.end("a", Status.FAILED, attempt=3, attempts=stack.attempts("a", *uris)),
+    ]
+    assert shown() == [LogChunk(number, "try\n") for number in (1, 2, 3)], "the first ended before the first look"
+    assert shown() == [LogChunk(number, "try\n") for number in (1, 2, 3)], "all ended before the first look"
 
 
 def test_following_goes_on_where_systems_manager_cuts(stack: Logged) -> None:

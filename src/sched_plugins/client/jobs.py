@@ -240,13 +240,13 @@ class JobClient:
             stream: ``stdout`` or ``stderr``.
             attempt: which try; the newest that ran by default.
             follow: go on until the run has ended, through its retries.
-            run_id: of the run to follow; the present one by default.
+            run_id: of the run to follow, from its first attempt on; by default the present one from its present attempt.
             timeout: with ``follow``, seconds after which to give up; without end by default.
             on_change: with ``follow``, told of the record first and whenever its state has changed.
 
         Raises:
             JobNotFound: there is no such job.
-            InvalidInput: the job has no such attempt.
+            NotFound: the job has no such attempt.
             WaitTimeout: with ``follow``: the job had not ended in time; it goes on.
         """
         if follow and attempt is not None:
@@ -277,7 +277,10 @@ class JobClient:
         """
         record = self.get(job) if isinstance(job, str) else job
         if not record.spec.results_uri:
-            raise NotFound(f"job {record.job_id!r} names no results folder (results_uri); see its output instead")
+            said = "it wrote" if record.is_terminal else f"it writes; it is {record.status}"
+            raise NotFound(
+                f"job {record.job_id!r} names no results folder (results_uri); `sched logs` shows what {said}"
+            )
         return results.fetch(
             self.connection, record.spec.results_uri, Path(destination), internal=internal, progress=progress
         )

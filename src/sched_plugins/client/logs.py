@@ -14,7 +14,7 @@ from sched_plugins.client.retry import Clock, Pace
 from sched_plugins.core import limits
 from sched_plugins.core.record import AttemptEntry, JobRecord
 from sched_plugins.core.wrapper.trailer import TRAILER
-from sched_plugins.errors import InvalidInput, JobNotFound, NotFound, NotPermitted, WaitTimeout
+from sched_plugins.errors import JobNotFound, NotFound, NotPermitted, WaitTimeout
 
 Stream = Literal["stdout", "stderr"]
 _CHUNK: Final = limits.MIB
@@ -51,7 +51,7 @@ class Logs:
 
         Raises:
             JobNotFound: there is no such job.
-            InvalidInput: the job has no such attempt, or remembers it no longer.
+            NotFound: the job has no such attempt, or remembers it no longer.
         """
         job = self._job(job_id)
         ended = {entry.attempt: entry for entry in job.attempts}
@@ -61,7 +61,7 @@ class Logs:
             yield from self._whole(job, ended[attempt], stream, shown="")
         elif attempt != job.attempt:
             known = ", ".join(str(number) for number in sorted({*ended, job.attempt}))
-            raise InvalidInput(f"job {job_id!r} has no attempt {attempt}; it has {known}")
+            raise NotFound(f"job {job_id!r} has no attempt {attempt}; it has {known}")
         elif job.is_live and (text := self._so_far(job, stream)):
             yield LogChunk(attempt, text)
 
@@ -73,7 +73,8 @@ class Logs:
         timeout: float | None = None,
         on_change: Callable[[JobRecord], None] | None = None,
     ) -> Iterator[LogChunk]:
-        """What a run writes, from its present attempt on, until it has ended.
+        """What a run writes, until it has ended: of a run that is named from its first attempt on, which may have ended
+        before this looks, else from the present one on.
 
         Raises:
             JobNotFound: there is no such job.
@@ -83,8 +84,13 @@ class Logs:
         job = self._job(job_id)
         tell(job)
         deadline = None if timeout is None else self._clock.now() + timeout
+        if run_id:
+            told = 0
+        elif job.is_terminal:
+            told = max((one.attempt for one in job.attempts), default=1) - 1
+        else:
+            told = job.attempt - 1
         run_id = run_id or job.run_id
-        told = job.attempt - 1 if not job.is_terminal else max((one.attempt for one in job.attempts), default=1) - 1
         shown = ""
         pace = Pace(_SHORTEST, _LONGEST, self._clock)
         while job.run_id == run_id:
@@ -106,7 +112,10 @@ class Logs:
                     shown = text
                     pace.news()
             if deadline is not None and self._clock.now() >= deadline:
-                raise WaitTimeout(f"after {timeout:g} s job {job_id!r} had not ended; it goes on")
+                raise WaitTimeout(
+                    f"after {timeout:g} s job {job_id!r} had not ended; it goes on. Follow it again "
+                    f"(`sched logs --follow`), wait for it (`sched wait`), or cancel it (`sched cancel`)."
+                )
             self._clock.sleep(pace.delay())
             before, job = job, self._job(job_id)
             if (before.status, before.attempt, before.run_id) != (job.status, job.attempt, job.run_id):
