@@ -179,7 +179,7 @@ def test_a_worker_is_interrupted_and_another_one_attached(user: User) -> None:
     ).strip()
     assert f"{fresh} takes jobs from sim-job-queue" in user.types(f"attach -s sim {fresh}")[0]
     assert user.reads(f"wait -s sim lost --timeout {PATIENCE}")["losses"] == 1
-    user.types("local interrupt i-none", code=1)
+    user.types("local interrupt i-none", code=4)
 
 
 def test_no_stack_is_running(user: User) -> None:
@@ -196,6 +196,7 @@ def test_no_stack_is_running(user: User) -> None:
         for out, err in pool.map(lambda line: other.types(line, code=1), lines):
             assert out == ""
             assert "the laptop stack is not running there; start it with `sched local up`" in err.lower()
+            assert 'eval "$(sched local env)"' in err
             assert err.count("\n") == 1
 
 

@@ -60,8 +60,10 @@ def test_the_commands_are_there() -> None:
 def test_every_command_explains_itself_and_has_the_common_options(words: tuple[str, ...]) -> None:
     told = sched(*words, "--help")
     assert (told.code, told.err) == (0, "")
-    for option in ("--json", "--region", "--profile", "--endpoint-url", "--debug"):
+    for option in ("--json", "--debug"):
         assert option in told.out
+    for option in ("--region", "--profile", "--endpoint-url"):
+        assert (option in told.out) is (words[0] != "local"), "`sched local` asks nothing of AWS"
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -247,6 +249,73 @@ def test_a_queue_that_nothing_serves_is_told_once(stack: ClientStack, line: str)
     assert len(told) == 1, ran.err
     assert "sched deploy environment NAME" in told[0]
     assert "sched attach" in told[0]
+
+
+def test_the_run_before_an_upload_is_not_taken_for_its_own(stack: ClientStack, tmp_path: Path) -> None:
+    (tmp_path / "case").mkdir()
+    (tmp_path / "case" / "run.sh").write_text("x")
+    job_id = f"s3://{BUCKET}/case/run.sh"
+    stack.client.submit({"job_id": job_id, "commands": ["x"]})
+    stack.end(job_id, worker_id="i-old")
+    stack.clock.then = [
+        lambda: stack.client.submit({"job_id": job_id, "commands": ["x"]}),
+        lambda: stack.end(job_id, worker_id="i-new"),
+    ]
+    ran = sched("upload", str(tmp_path / "case"), "--executable", "run.sh", "-e", "env", "--wait")
+    assert (ran.code, "i-old" in ran.err, f"{job_id} is QUEUED" in ran.err) == (0, False, True), ran.err
+
+
+def test_a_job_that_never_came_is_told_from_one_that_goes_on(stack: ClientStack) -> None:
+    err = sched("wait", "-s", "sim", "idle", "nojob", "--may-come", "--timeout", "2").err
+    assert "1 of the jobs had not ended ('idle'); they go on" in err
+    assert "1 of the jobs did not exist yet ('nojob'). Check the ids" in err
+
+
+@pytest.mark.parametrize("text", ["jobs: [{job_id: f1, commands: [x]}]", '{"job_id": "f1", "commands": ["x"]}'])
+def test_stdin_may_be_yaml_or_json(stack: ClientStack, text: str) -> None:
+    assert sched("submit", "-s", "sim", "--file", "-", stdin=text).out == "f1\n"
+
+
+@pytest.mark.parametrize("text", ["[]", "no", "{"])
+def test_a_stdin_without_jobs_is_told_as_such_with_what_it_should_hold(stack: ClientStack, text: str) -> None:
+    ran = sched("submit", "-s", "sim", "--file", "-", stdin=text)
+    assert ran.code == 2
+    assert "stdin" in ran.err
+    assert "give one job, a list of jobs" in ran.err
+
+
+def test_that_nothing_was_written_is_said(stack: ClientStack) -> None:
+    for words, said in (
+        (("idle",), "job 'idle' has written nothing to stdout so far; the job is QUEUED"),
+        (("good", "--stderr"), "job 'good' has written nothing to stderr; the job is SUCCEEDED"),
+    ):
+        ran = sched("logs", "-s", "sim", *words)
+        assert (ran.code, ran.out, ran.err.strip()) == (0, "", said)
+
+
+@pytest.mark.parametrize("line", ["status good -s sim", "deploy scheduler sim", "pipeline run ."])
+def test_an_endpoint_that_is_none_and_a_missing_region_are_told(
+    line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "run.sh").touch()
+    (tmp_path / "pipeline.yaml").write_text("name: line\nstages: [{name: one, executable: run.sh}]\n")
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    ran = sched(*line.split())
+    assert ran.code == 2
+    for word in ("AWS_REGION", "AWS_DEFAULT_REGION", 'eval "$(sched local env)"'):
+        assert word in ran.err
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "notaurl")
+    ran = sched(*line.split())
+    assert (ran.code, "'notaurl' is no endpoint; write --endpoint-url" in ran.err) == (2, True), ran.err
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    ran = sched(*line.split())
+    assert (ran.code, 'eval "$(sched local env)"' in ran.err) == (1, True), ran.err
 
 
 def test_queues_tell_of_those_in_which_jobs_wait_for_nobody(stack: ClientStack) -> None:

@@ -6,8 +6,8 @@
     def status(shell: Shell, job: Annotated[str, typer.Argument()], scheduler: SchedulerName = None) -> int | None:
         '''Show a job.'''
 
-The decorator adds the options that every command has (``--region``, ``--profile``, ``--endpoint-url``, ``--json``,
-``--debug``), turns the package's errors into one line and an exit code, and takes what the function returns as
+The decorator adds the options that every command has (``--json``, ``--debug``) and those of every command that asks
+AWS (``--region``, ``--profile``, ``--endpoint-url``), turns the package's errors into one line and an exit code, and takes what the function returns as
 the exit code (None: 0).
 """
 
@@ -61,6 +61,16 @@ _VARIABLES = {
     "profile": ("AWS_PROFILE",),
     "endpoint_url": ("AWS_ENDPOINT_URL",),
 }
+
+
+def check_used_with(option: str, given: object, other: str, *, used: bool) -> None:
+    """Refuse an option that means nothing without another one.
+
+    Raises:
+        InvalidInput: it is given, and the other one is not.
+    """
+    if given is not None and not used:
+        raise InvalidInput(f"{option} means nothing without {other}; add that, or leave it out")
 
 
 class Shell:
@@ -135,8 +145,11 @@ class Shell:
         return clients.environment(name)
 
 
-def command(app: typer.Typer, name: str | None = None, **settings: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Declare a function as a command of ``app``; ``settings`` are typer's."""
+def command(
+    app: typer.Typer, name: str | None = None, *, aws: bool = True, **settings: Any
+) -> Callable[[Callable[..., Any]], Any]:
+    """Declare a function as a command of ``app``; ``aws``: it asks AWS; ``settings`` are typer's."""
+    common_options = {key: value for key, value in _COMMON.items() if aws or key not in _VARIABLES}
 
     def declare(function: Callable[..., int | None]) -> Callable[..., int | None]:
         own = inspect.signature(function, eval_str=True)
@@ -149,12 +162,12 @@ def command(app: typer.Typer, name: str | None = None, **settings: Any) -> Calla
                 annotation=annotation,
                 default=False if key in ("as_json", "debug") else None,
             )
-            for key, annotation in _COMMON.items()
+            for key, annotation in common_options.items()
         ]
 
         @functools.wraps(function)
         def run(context: typer.Context, **values: Any) -> None:
-            common = {key: values.pop(key) for key in _COMMON}
+            common = {key: values.pop(key, None) for key in _COMMON}
             shell = _shell(common, context.find_root().params)
             shell.parameters = context.meta.get(PARAMETERS, {})
             raise typer.Exit(_carry_out(function, shell, values))
@@ -171,7 +184,7 @@ def _shell(common: Mapping[str, Any], before: Mapping[str, Any]) -> Shell:
     """The shell of a command. ``before`` holds the common options as they were given before the command's name."""
     _set_variables({key: common[key] or before.get(key) for key in _VARIABLES})
     return Shell(
-        as_json=common["as_json"] or bool(before.get("as_json")), debug=common["debug"] or bool(before.get("debug"))
+        as_json=bool(common["as_json"] or before.get("as_json")), debug=bool(common["debug"] or before.get("debug"))
     )
 
 

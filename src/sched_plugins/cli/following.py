@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sched_plugins.cli.advice import QueueAdvice
-from sched_plugins.cli.command import EnvironmentName, SchedulerName, Shell, command
+from sched_plugins.cli.command import EnvironmentName, SchedulerName, Shell, check_used_with, command
 from sched_plugins.cli.exit_codes import ExitCode, of_statuses
 from sched_plugins.cli.waiting import describe, ended_line
 
@@ -37,13 +37,17 @@ def logs(
     """Show what a job wrote.
 
     While a job runs, as far as Systems Manager tells: often nothing before a try has ended. Afterwards all of it.
+    The exit code tells whether it could be shown, not how the job ended; `sched wait` tells that.
     """
+    check_used_with("--timeout", timeout, "--follow", used=follow)
     client = shell.jobs(scheduler, environment)
     stream: Literal["stdout", "stderr"] = "stderr" if stderr else "stdout"
     shell.on_interrupt = "the job goes on; `sched cancel` ends it" if follow else ""
     pieces = []
+    empty = True
     for chunk in client.logs(job, stream=stream, attempt=attempt, follow=follow, timeout=timeout):
         shell.output.text(chunk.text)
+        empty = empty and not chunk.text
         if shell.output.as_json:
             pieces.append(chunk)
     if pieces or shell.output.as_json:
@@ -58,6 +62,11 @@ def logs(
                 ],
             }
         )
+    if empty:
+        seen = client.get(job)
+        which = f"try {attempt} of job {job!r}" if attempt else f"job {job!r}"
+        so_far = "" if seen.is_terminal else " so far"
+        shell.output.say(f"{which} has written nothing to {stream}{so_far}; the job is {seen.status}")
     return ExitCode.SUCCEEDED
 
 

@@ -11,11 +11,14 @@ from typing import Any
 from sched_plugins.errors import InvalidInput
 
 
+_FORMS = 'give one job, a list of jobs, {"jobs": […]} or, as JSON, one job a line'
+
+
 def read_jobs(path: Path, defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The jobs of a file, ``-`` for stdin: one object, a list of them, ``{"jobs": […]}``, or one object a line.
 
     Args:
-        path: the file; YAML if its name ends in ``.yaml`` or ``.yml``.
+        path: the file; YAML if its name ends in ``.yaml`` or ``.yml``. stdin may be either.
         defaults: fields of jobs that do not have them.
 
     Raises:
@@ -25,34 +28,37 @@ def read_jobs(path: Path, defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"cannot read --file {str(path)!r}: {error}") from None
-    value = _yaml(path, text) if path.suffix in (".yaml", ".yml") else _json(path, text)
+    name = "stdin" if str(path) == "-" else repr(str(path))
+    value = _yaml(name, text) if path.suffix in (".yaml", ".yml") else _json(name, text, or_yaml=name == "stdin")
     if isinstance(value, dict) and isinstance(value.get("jobs"), list):
         value = value["jobs"]
     jobs = value if isinstance(value, list) else [value]
     if not jobs:
-        raise InvalidInput(f"{str(path)!r} holds no jobs")
+        raise InvalidInput(f"{name} holds no jobs; {_FORMS}")
     for number, job in enumerate(jobs, 1):
         if not isinstance(job, dict):
-            raise InvalidInput(f"job {number} of {str(path)!r} is not an object but {type(job).__name__}")
+            raise InvalidInput(f"job {number} of {name} is not an object but {type(job).__name__}; {_FORMS}")
     if "job_id" in defaults and len(jobs) > 1:
-        raise InvalidInput(f"--job-id is the id of one job, but {str(path)!r} holds {len(jobs)}")
+        raise InvalidInput(f"--job-id is the id of one job, but {name} holds {len(jobs)}")
     return [{**defaults, **job} for job in jobs]
 
 
-def _json(path: Path, text: str) -> Any:
+def _json(name: str, text: str, *, or_yaml: bool) -> Any:
     try:
         return json.loads(text)
     except ValueError as whole:
         try:
             return [json.loads(line) for line in text.splitlines() if line.strip()]
         except ValueError:
-            raise InvalidInput(f"{str(path)!r} is neither JSON nor JSON lines: {whole}") from None
+            if or_yaml:
+                return _yaml(name, text)
+            raise InvalidInput(f"{name} is neither JSON nor JSON lines: {whole}; {_FORMS}") from None
 
 
-def _yaml(path: Path, text: str) -> Any:
+def _yaml(name: str, text: str) -> Any:
     import yaml
 
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InvalidInput(f"{str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
+        raise InvalidInput(f"{name} is not YAML: {' '.join(str(error).split())}; {_FORMS}") from None

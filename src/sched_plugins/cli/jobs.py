@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sched_plugins.cli.advice import QueueAdvice
-from sched_plugins.cli.command import EnvironmentName, SchedulerName, Shell, command
+from sched_plugins.cli.command import EnvironmentName, SchedulerName, Shell, check_used_with, command
 from sched_plugins.cli.exit_codes import ExitCode, of_error, worst
 from sched_plugins.cli.output import duration, told
 from sched_plugins.cli.waiting import wait_for
@@ -116,7 +116,11 @@ def cancel(
         float | None, typer.Option(metavar="SECONDS", min=0, help="With --wait: how long to wait.")
     ] = None,
 ) -> int:
-    """Cancel jobs. A queued job ends at once, a running one when its command has been stopped."""
+    """Cancel jobs. A queued job ends at once, a running one when its command has been stopped.
+
+    The exit code is 0 if that was done, or they had ended already; with --wait, when they have ended, however.
+    """
+    check_used_with("--timeout", timeout, "--wait", used=wait)
     client = shell.jobs(scheduler, environment)
     answers = client.cancel_many(jobs)
     if len(answers) == 1 and answers[0].error is not None:

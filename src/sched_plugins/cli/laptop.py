@@ -9,6 +9,7 @@ import typer
 
 from sched_plugins.cli.command import Shell, command
 from sched_plugins.cli.exit_codes import ExitCode
+from sched_plugins.errors import NotFound
 
 if TYPE_CHECKING:
     from sched_plugins.local.state import StackInfo
@@ -28,7 +29,7 @@ StateFolder = Annotated[
 ]
 
 
-@command(app)
+@command(app, aws=False)
 def up(
     shell: Shell,
     port: Annotated[
@@ -49,7 +50,7 @@ def up(
         shell.output.say("  sched deploy scheduler NAME")
 
 
-@command(app)
+@command(app, aws=False)
 def down(shell: Shell, state: StateFolder = None) -> None:
     """Stop the stack and everything it started."""
     from sched_plugins.local import lifecycle
@@ -59,7 +60,7 @@ def down(shell: Shell, state: StateFolder = None) -> None:
     shell.output.line("stopped" if was_running else "was not running")
 
 
-@command(app)
+@command(app, aws=False)
 def status(shell: Shell, state: StateFolder = None) -> int:
     """Show the stack and its instances. The exit code is 1 if it is not running."""
     from sched_plugins.local import lifecycle
@@ -82,7 +83,7 @@ def status(shell: Shell, state: StateFolder = None) -> int:
     return ExitCode.SUCCEEDED
 
 
-@command(app)
+@command(app, aws=False)
 def env(shell: Shell, state: StateFolder = None) -> None:
     """Print what a shell needs to talk to it: eval "$(sched local env)"."""
     from sched_plugins.local import lifecycle
@@ -92,7 +93,7 @@ def env(shell: Shell, state: StateFolder = None) -> None:
     shell.output.text(lifecycle.shell_environment(info))
 
 
-@command(app)
+@command(app, aws=False)
 def logs(
     shell: Shell,
     lines: Annotated[int, typer.Option("--lines", "-n", metavar="N", min=1, help="How many of the last lines.")] = 50,
@@ -117,7 +118,7 @@ def logs(
     return ExitCode.SUCCEEDED
 
 
-@command(app)
+@command(app, aws=False)
 def interrupt(
     shell: Shell,
     instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="The instance (i-…).", show_default=False)],
@@ -129,6 +130,9 @@ def interrupt(
     """Take an instance away, as Spot would."""
     from sched_plugins.local import lifecycle
 
+    known = {one["instance_id"] for one in lifecycle.describe(lifecycle.require(state)).get("instances", ())}
+    if instance not in known:
+        raise NotFound(f"there is no instance {instance!r} in the laptop stack; `sched local status` shows them")
     lifecycle.interrupt(instance, state, warning_seconds=warning)
     shell.output.document({"instance_id": instance, "warning_seconds": warning})
     shell.output.line(f"{instance} is being taken away")

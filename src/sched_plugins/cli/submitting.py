@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sched_plugins.cli.command import EnvironmentName, SchedulerName, Shell, command
+from sched_plugins.cli.command import EnvironmentName, SchedulerName, Shell, check_used_with, command
 from sched_plugins.cli.exit_codes import ExitCode, of_error, worst
 from sched_plugins.cli.following import follow_to_end
 from sched_plugins.cli.output import told
@@ -18,7 +18,8 @@ from sched_plugins.errors import InvalidInput
 if TYPE_CHECKING:
     from sched_plugins.client import Submitted
 
-_WINDOWS = "AWS-RunPowerShellScript"
+# As in core.job, which takes long to load.
+LINUX_DOCUMENT, WINDOWS_DOCUMENT = "AWS-RunShellScript", "AWS-RunPowerShellScript"
 
 
 def register(app: typer.Typer) -> None:
@@ -36,8 +37,8 @@ Words = Annotated[
 ]
 
 
-def _option(metavar: str, text: str) -> Any:
-    return typer.Option(metavar=metavar, help=text)
+def _option(metavar: str, text: str, minimum: int | None = None) -> Any:
+    return typer.Option(metavar=metavar, help=text, min=minimum)
 
 
 def submit(
@@ -46,22 +47,24 @@ def submit(
     scheduler: SchedulerName = None,
     environment: EnvironmentName = None,
     queue: Annotated[str, _option("NAME", "Job queue, instead of the scheduler's own.")] = "",
-    job_id: Annotated[str, _option("ID", "Who the job is; made up if left out.")] = "",
-    retry: Annotated[int | None, _option("N", "How many more tries after a failure; none by default.")] = None,
+    job_id: Annotated[str | None, _option("ID", "Who the job is; made up if left out.")] = None,
+    retry: Annotated[int | None, _option("N", "How many more tries after a failure; none by default.", 0)] = None,
     success_string: Annotated[str, _option("TEXT", "Text that stdout must contain.")] = "",
-    timeout_seconds: Annotated[int | None, _option("N", "How long it may run (at most and by default 47 h).")] = None,
+    timeout_seconds: Annotated[
+        int | None, _option("N", "How long it may run (at most and by default 47 h).", 1)
+    ] = None,
     document: Annotated[str, _option("NAME", "Systems Manager document that runs it; the shell's by default.")] = "",
     parameter: Annotated[list[str] | None, _option("NAME=VALUE", "Of a document of your own; repeatable.")] = None,
     env: Annotated[list[str] | None, _option("NAME=VALUE", "Variable; repeatable.")] = None,
     working_directory: Annotated[str, _option("PATH", "Absolute directory on the worker.")] = "",
     results_uri: Annotated[str, _option("S3", "Where its results will be.")] = "",
     group: Annotated[str, _option("NAME", "Label shared by jobs that belong together.")] = "",
-    tag: Annotated[list[str] | None, _option("NAME=VALUE", "Free label; repeatable.")] = None,
+    tag: Annotated[list[str] | None, _option("KEY=VALUE", "Free label; repeatable.")] = None,
     script: Annotated[Path | None, _option("FILE", "Take the script from a file.")] = None,
     file: Annotated[Path | None, _option("FILE", "Jobs as JSON, JSON lines or YAML; '-' reads stdin.")] = None,
     run_id: Annotated[str, _option("KEY", "Idempotency key: submitting again with it changes nothing.")] = "",
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Show its output and wait for its end.")] = False,
-    wait_timeout: Annotated[float | None, _option("SECONDS", "With --wait: how long to wait.")] = None,
+    wait_timeout: Annotated[float | None, _option("SECONDS", "With --wait: how long to wait.", 0)] = None,
 ) -> int:
     """Submit a job, or with --file many; print their ids.
 
@@ -69,6 +72,14 @@ def submit(
 
     sched submit -s sim --wait -- 'cd /scratch && ./run.sh'
     """
+    check_used_with("--wait-timeout", wait_timeout, "--wait", used=wait)
+    if job_id == "":
+        raise InvalidInput("--job-id is empty; give an id, or leave the option out to have one made up")
+    if parameter and file is None and document in ("", LINUX_DOCUMENT, WINDOWS_DOCUMENT):
+        raise InvalidInput(
+            "--parameter is for a Systems Manager document of your own (--document NAME); a command gets its values "
+            "as words, or as variables (--env NAME=VALUE)"
+        )
     fields: dict[str, Any] = {
         "job_id": job_id, "retry": retry, "job_success_string": success_string, "ssm_document": document,
         "timeout_seconds": timeout_seconds, "parameters": _parameters(parameter), "environment": pairs("--env", env),
@@ -96,7 +107,11 @@ def submit(
 def _jobs(given: dict[str, Any], words: list[str], script: Path | None, file: Path | None) -> list[dict[str, Any]]:
     """The jobs to submit. Of jobs from a file the options fill in what a job does not say."""
     if file is None:
-        return [{**given, "commands": _commands(words, script, given.get("ssm_document", ""))}]
+        document = given.get("ssm_document", "")
+        commands = _commands(words, script, document)
+        if not any(line.strip() for line in commands) and document in ("", LINUX_DOCUMENT, WINDOWS_DOCUMENT):
+            raise InvalidInput("there is nothing to run; give a command (-- COMMAND…), --script FILE or --file FILE")
+        return [{**given, "commands": commands}]
     if words or script:
         raise InvalidInput("--file gives whole jobs; leave the command and --script out")
     from sched_plugins.cli.job_files import read_jobs
@@ -151,13 +166,13 @@ def _commands(words: list[str], script: Path | None, document: str) -> list[str]
         return []
     if len(words) == 1:
         return words[0].split("\n")
-    if document == _WINDOWS:
+    if document == WINDOWS_DOCUMENT:
         return ["& " + " ".join("'" + word.replace("'", "''") + "'" for word in words)]
     return [shlex.join(words)]
 
 
 def pairs(option: str, values: list[str] | None) -> dict[str, str]:
-    """``NAME=VALUE`` options as a mapping.
+    """``NAME=VALUE`` (of tags: ``KEY=VALUE``) options as a mapping.
 
     Raises:
         InvalidInput: one has no ``=``.
@@ -166,7 +181,8 @@ def pairs(option: str, values: list[str] | None) -> dict[str, str]:
     for value in values or []:
         name, separator, text = value.partition("=")
         if not separator or not name:
-            raise InvalidInput(f"{option} {value!r} is not of the form NAME=VALUE")
+            form = "KEY=VALUE" if option == "--tag" else "NAME=VALUE"
+            raise InvalidInput(f"{option} {value!r} is not of the form {form}")
         found[name] = text
     return found
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sched_plugins.cli.command import EnvironmentName, Shell, command
+from sched_plugins.cli.command import EnvironmentName, Shell, check_used_with, command
 from sched_plugins.cli.exit_codes import ExitCode
 from sched_plugins.cli.output import size
 from sched_plugins.cli.waiting import wait_for
@@ -41,6 +41,7 @@ def upload(
     ] = None,
 ) -> int:
     """Upload a job folder to an environment, which runs its executable; print the job's id."""
+    check_used_with("--wait-timeout", wait_timeout, "--wait", used=wait)
     client = shell.environment(environment)
     with shell.output.transfer("uploading") as bar:
 

@@ -15,7 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 
 from sched_plugins import __version__
-from sched_plugins.client.failures import explain
+from sched_plugins.client.failures import GIVE_REGION, explain
 from sched_plugins.errors import InvalidSettings, SchedulerError
 
 _ATTEMPTS = 5
@@ -53,7 +53,7 @@ class Connection:
         except ProfileNotFound as error:
             raise InvalidSettings(f"{error}; `aws configure list-profiles` shows those that there are") from None
         if not found:
-            raise InvalidSettings("no AWS region is set; give one (--region, or AWS_REGION)")
+            raise InvalidSettings(f"no AWS region is set; {GIVE_REGION}")
         self.region = found
         self.endpoint_url = endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or None
         self.identity = (region, endpoint_url, id(session) if session else profile)
@@ -91,13 +91,19 @@ class Connection:
         """The boto3 client of a service; made once. Making one is not safe between threads, using it is."""
         with self._lock:
             if service not in self._clients:
-                with self.doing(f"reach {service}"):
-                    self._clients[service] = self._session.client(
-                        service,  # type: ignore[call-overload]
-                        region_name=self.region,
-                        endpoint_url=self._given,
-                        config=self._config,
-                    )
+                try:
+                    with self.doing(f"reach {service}"):
+                        self._clients[service] = self._session.client(
+                            service,  # type: ignore[call-overload]
+                            region_name=self.region,
+                            endpoint_url=self._given,
+                            config=self._config,
+                        )
+                except ValueError:
+                    raise InvalidSettings(
+                        f"{self.endpoint_url!r} is no endpoint; write --endpoint-url (or AWS_ENDPOINT_URL) as "
+                        "http://HOST:PORT or https://HOST"
+                    ) from None
             return self._clients[service]
 
     @contextmanager

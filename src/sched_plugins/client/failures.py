@@ -45,8 +45,19 @@ _CREDENTIALS: Final = frozenset(
     }
 )  # fmt: skip
 _UNREACHED: Final = (botocore.EndpointConnectionError, botocore.ConnectTimeoutError, botocore.ProxyConnectionError)
-_SIGN_IN = "Sign in (`aws configure`, `aws sso login`), or choose a profile (--profile, AWS_PROFILE)."
-_START_LAPTOP = "The laptop stack is not running there; start it with `sched local up`."
+_LAPTOP: Final = '`eval "$(sched local env)"`'
+_SIGN_IN: Final = (
+    "Sign in (`aws configure`, `aws sso login`), or choose a profile (--profile, AWS_PROFILE); "
+    f"for the laptop stack, run {_LAPTOP}."
+)
+_START_LAPTOP: Final = (
+    f"The laptop stack is not running there; start it with `sched local up`, and run {_LAPTOP} again: its port may be "
+    "another one."
+)
+GIVE_REGION: Final = (
+    "give one (--region, AWS_REGION or AWS_DEFAULT_REGION, or a profile that has one); "
+    f"for the laptop stack, run {_LAPTOP}"
+)
 
 
 def explain(
@@ -64,10 +75,9 @@ def explain(
     if isinstance(error, ClientError):
         return _refused_by_aws(error, what, place, missing)
     if isinstance(error, botocore.NoRegionError):
-        return InvalidSettings(f"cannot {what}: no AWS region is set; give one (--region, or AWS_REGION)")
+        return InvalidSettings(f"cannot {what}: no AWS region is set; {GIVE_REGION}")
     if _is_about_credentials(error):
-        extra = ' `eval "$(sched local env)"` sets those of the laptop stack.' if loopback else ""
-        return NotPermitted(f"cannot {what}: {_one_line(error)}. {_SIGN_IN}{extra}")
+        return NotPermitted(f"cannot {what}: {_one_line(error)}. {_SIGN_IN}")
     if isinstance(error, _UNREACHED):
         if loopback:
             return LaptopStackError(f"cannot {what}: nothing answers in {place}. {_START_LAPTOP}")

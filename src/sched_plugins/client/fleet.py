@@ -101,9 +101,9 @@ class Fleet:
         scheduler = f"--scheduler {self.scheduler}"
         own = "" if name == names.job_queue(self.scheduler) else f" --queue {name}"
         return (
-            f"queue {name!r} has no workers, and no environment that starts some, so its jobs wait: give it an instance "
-            f"(`sched attach INSTANCE{own} {scheduler}`), or deploy an environment (`sched deploy environment NAME "
-            f"{scheduler}`) and submit to that (`--environment NAME`)"
+            f"queue {name!r} has no workers, and no environment that starts some, so its jobs wait: give it an "
+            f"instance (`sched attach INSTANCE{own} {scheduler}`), or deploy an environment (`sched deploy environment "
+            f"NAME {scheduler}`) and submit to that (`--environment NAME`)"
         )
 
     def _environment_of(self, queue: str) -> bool:

@@ -37,17 +37,30 @@ def watching(watch: Watch, timeout: float | None, clock: Clock) -> Iterator[Ende
             return
         left = None if deadline is None else deadline - clock.now()
         if left is not None and left <= 0:
-            raise WaitTimeout(_still_waiting(watch.runs, timeout or 0.0))
+            raise WaitTimeout(_still_waiting(watch.runs, timeout or 0.0, watch.unseen))
         delay = pace.delay(watch)
         clock.sleep(delay if left is None else min(delay, left))
 
 
-def _still_waiting(runs: list[Run], timeout: float) -> str:
-    names = ", ".join(repr(run.job_id) for run in runs[:3]) + (", …" if len(runs) > 3 else "")
-    return (
-        f"after {timeout:g} s {len(runs)} of the jobs had not ended ({names}); they go on. "
-        "Wait again, or cancel them (`sched cancel`)."
-    )
+def _still_waiting(runs: list[Run], timeout: float, unseen: frozenset[str] = frozenset()) -> str:
+    late = [run for run in runs if run.job_id not in unseen]
+    never = [run for run in runs if run.job_id in unseen]
+    told = []
+    if late:
+        told.append(
+            f"{len(late)} of the jobs had not ended ({_named(late)}); they go on. "
+            "Wait again, or cancel them (`sched cancel`)."
+        )
+    if never:
+        told.append(
+            f"{len(never)} of the jobs did not exist yet ({_named(never)}). Check the ids (`sched list`), and that the "
+            "upload or message that starts them was sent; then wait again."
+        )
+    return f"after {timeout:g} s {' '.join(told)}"
+
+
+def _named(runs: list[Run]) -> str:
+    return ", ".join(repr(run.job_id) for run in runs[:3]) + (", …" if len(runs) > 3 else "")
 
 
 class _Paced:

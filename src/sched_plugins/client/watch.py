@@ -84,6 +84,11 @@ class Watch:
         """The runs that are still followed."""
         return [run for runs in self._runs.values() for run in runs]
 
+    @property
+    def unseen(self) -> frozenset[str]:
+        """Followed jobs of which no record has been read."""
+        return frozenset(self._runs.keys() - self._known.keys())
+
     def add(self, runs: Iterable[Run]) -> None:
         """Follow these runs too; the next look reads their jobs themselves."""
         for run in runs:

@@ -59,7 +59,15 @@ class Account:
                 self._session = boto3.Session()
             tries = _LOOPBACK_TRIES if _is_loopback(os.environ.get("AWS_ENDPOINT_URL", "")) else _TRIES
             settings = Config(retries={"mode": "standard", "total_max_attempts": tries}, connect_timeout=10)
-            self._clients[service] = self._session.client(service, config=settings)
+            try:
+                self._clients[service] = self._session.client(service, config=settings)
+            except ValueError as error:  # not one of botocore's own
+                if "endpoint" not in str(error):
+                    raise
+                raise InvalidSettings(
+                    f"{os.environ.get('AWS_ENDPOINT_URL')!r} is no endpoint; write --endpoint-url (or AWS_ENDPOINT_URL) "
+                    "as http://HOST:PORT or https://HOST"
+                ) from None
         return self._clients[service]
 
     @cached_property
@@ -102,7 +110,7 @@ def _tell_laptop_stack(doing: str, error: Exception) -> None:
     if _is_loopback(place.geturl()):
         raise LaptopStackError(
             f"{doing}: nothing answers at {place.scheme}://{place.netloc}. The laptop stack is not running there; "
-            "start it with `sched local up`."
+            'start it with `sched local up`, and run `eval "$(sched local env)"` again: its port may be another one.'
         ) from error
 
 
@@ -123,7 +131,10 @@ def translated(doing: str) -> Iterator[None]:
     try:
         yield
     except exceptions.NoRegionError as error:
-        raise InvalidSettings(f"{doing}: no AWS region is set. Set AWS_DEFAULT_REGION, or name a profile.") from error
+        raise InvalidSettings(
+            f"{doing}: no AWS region is set. Give one (--region, AWS_REGION or AWS_DEFAULT_REGION, or a "
+            'profile that has one); for the laptop stack, run `eval "$(sched local env)"`.'
+        ) from error
     except (
         exceptions.NoCredentialsError,
         exceptions.PartialCredentialsError,
