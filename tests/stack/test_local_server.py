@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,9 @@ from fleet_client import FleetClient, eventually
 from sched_plugins.errors import LaptopStackError
 from sched_plugins.local import lifecycle, processes
 from sched_plugins.local.state import StackInfo, StateFolder
+
+#: A proxy that nothing answers at: what leaves loopback fails at once.
+NOWHERE = {"HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1", "AWS_MAX_ATTEMPTS": "1"}
 
 
 @pytest.fixture
@@ -188,6 +192,50 @@ def test_the_environment_can_be_evaluated_by_a_shell(folder: Path) -> None:
     assert lifecycle.logs(folder) == [Path(info.log_file)]
     assert lifecycle.describe(info)["instances"] == []
     assert (folder / ".gitignore").read_text() == "*\n"
+
+
+@pytest.mark.parametrize("shell", [shell for shell in ("sh", "bash", "zsh") if shutil.which(shell)])
+def test_the_aws_command_of_that_shell_talks_to_the_stack(folder: Path, tmp_path: Path, shell: str) -> None:
+    info = lifecycle.up(state_dir=folder)
+    FleetClient(info).client("sqs").create_queue(QueueName="here")
+    asked = [
+        "sqs list-queues",
+        "s3 ls",
+        "dynamodb list-tables",
+        "cloudformation list-stacks",
+        "stepfunctions list-state-machines",
+    ]
+    script = "; ".join(['eval "$1"', *(f"aws {command}" for command in asked), "unset AWS_ENDPOINT_URL"])
+    done = subprocess.run(
+        [shell, "-eu", "-c", script, shell, lifecycle.shell_environment(info)],
+        env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)} | NOWHERE,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"{info.endpoint}/{info.account}/here" in done.stdout
+    assert lifecycle.describe(info)["calls"] == {
+        "sqs": 2, "s3": 1, "dynamodb": 1, "cloudformation": 1, "states": 1,
+    }  # fmt: skip
+
+
+def test_in_that_shell_the_stack_is_known_in_every_folder(folder: Path, tmp_path: Path) -> None:
+    info = lifecycle.up(state_dir=folder)
+    script = 'eval "$1"; cd /; "$2" -c "from sched_plugins.local import lifecycle; print(lifecycle.require().endpoint)"'
+    environ = {name: value for name, value in os.environ.items() if name != "SCHED_LOCAL_STATE"}
+    done = subprocess.run(
+        ["sh", "-eu", "-c", script, "sh", lifecycle.shell_environment(info), sys.executable],
+        env=environ, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == f"{info.endpoint}\n"
+
+
+def test_an_ordinary_end_leaves_no_alarm_in_the_log(folder: Path) -> None:
+    info = lifecycle.up(state_dir=folder)
+    with socket.create_connection(("127.0.0.1", info.port)) as idle:
+        idle.sendall(b"GET /_sched/health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert idle.recv(4096)
+        lifecycle.down(folder)
+    assert "Traceback" not in Path(info.log_file).read_text()
 
 
 FUNCTION = """

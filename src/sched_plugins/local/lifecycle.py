@@ -21,13 +21,18 @@ from urllib.request import ProxyHandler, Request, build_opener
 from sched_plugins.errors import LaptopStackError
 
 from . import processes
-from .state import StackInfo, StateFolder
+from .state import STATE_VARIABLE, StackInfo, StateFolder
 
 #: How long a new server may take until it answers, in seconds (one, on two idle cores).
 START_SECONDS = 120.0
 #: How long a server may take to end after SIGTERM before it is killed, in seconds.
 STOP_SECONDS = 10.0
 _EXIT_LOCKED, _EXIT_PORT_IN_USE = 3, 4
+#: Shell text; ``unalias`` because a function cannot be defined under an alias's name.
+_AWS_FUNCTION = (
+    "unalias aws 2>/dev/null || true",
+    'aws() { command aws ${AWS_ENDPOINT_URL:+--endpoint-url "$AWS_ENDPOINT_URL"} "$@"; }',
+)
 
 
 def up(
@@ -140,8 +145,12 @@ def require(state_dir: str | os.PathLike[str] | None = None) -> StackInfo:
 
 
 def environment(info: StackInfo) -> dict[str, str]:
-    """The variables that make boto3, the AWS CLI, s5cmd and ``sched`` talk to the stack."""
+    """The variables that make boto3, the AWS CLI, s5cmd and ``sched`` talk to the stack, in whatever folder.
+
+    Not all of the AWS CLI's version 1: see :func:`shell_environment`.
+    """
     return {
+        STATE_VARIABLE: info.state_dir,
         "AWS_ENDPOINT_URL": info.endpoint,
         "S3_ENDPOINT_URL": info.endpoint,
         "AWS_ACCESS_KEY_ID": "test",
@@ -155,10 +164,12 @@ def environment(info: StackInfo) -> dict[str, str]:
 def shell_environment(info: StackInfo) -> str:
     """``environment`` as lines for ``eval "$(sched local env)"``, quoted.
 
-    Also unsets what would win over it: a profile and a session token.
+    Also unsets what would win over it: a profile and a session token. And it wraps ``aws``: version 1 gives SQS, EMR
+    and a few others an old address of AWS (``awscli/customizations/overridesslcommonname.py``), ahead of any variable
+    or configuration file. Only ``--endpoint-url`` goes ahead of that. Of two, one's own is the later and counts.
     """
     lines = [f"export {name}={shlex.quote(value)}" for name, value in environment(info).items()]
-    return "\n".join([*lines, "unset AWS_PROFILE AWS_SESSION_TOKEN", ""])
+    return "\n".join([*lines, "unset AWS_PROFILE AWS_SESSION_TOKEN", *_AWS_FUNCTION, ""])
 
 
 def logs(state_dir: str | os.PathLike[str] | None = None) -> list[Path]:

@@ -167,12 +167,19 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    loop.set_exception_handler(lambda loop, context: _report(loop, context, ending=stopped.is_set()))
     folder.write(info)
     await import_module("hypercorn.asyncio").serve(application, config, shutdown_trigger=stopped.wait)
     folder.forget()
     processes.kill_marked(processes.STACK_MARK, mark)
     # Threads of MiniStack may still wait for something, and nothing of theirs is worth waiting for.
     os._exit(0)
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any], *, ending: bool) -> None:
+    """Log what failed in the event loop, but not the connections that the server's own end cuts off."""
+    if not (ending and isinstance(context.get("exception"), asyncio.CancelledError)):
+        loop.default_exception_handler(context)
 
 
 if __name__ == "__main__":
