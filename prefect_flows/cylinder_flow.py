@@ -26,7 +26,8 @@ STATE = Path(os.environ.get("SCHED_LOCAL_STATE", HERE.parent / ".sched-local"))
 # Before Prefect is imported: its database beside the stack's state, and nothing sent anywhere.
 os.environ.setdefault("PREFECT_HOME", str(STATE / "prefect"))
 Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
-os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+# A failed stage is told of once, at the end. Prefect's own log, with its tracebacks, is for a server that keeps it.
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING" if os.environ.get("PREFECT_API_URL") else "CRITICAL")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -35,12 +36,14 @@ from prefect import flow, task  # noqa: E402
 from prefect.client.orchestration import get_client  # noqa: E402
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 from rich.console import Console  # noqa: E402
+from rich.markup import escape  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from sched_plugins import pipeline as pipelines  # noqa: E402
 from sched_plugins.client import EnvironmentClient  # noqa: E402
 from sched_plugins.core.record import JobRecord  # noqa: E402
 from sched_plugins.errors import LaptopStackError, SchedulerError  # noqa: E402
+from sched_plugins.local import lifecycle  # noqa: E402
 
 console = Console(soft_wrap=True, highlight=False)
 STARTED = time.monotonic()
@@ -55,7 +58,7 @@ def show(stage: str, job: JobRecord) -> None:
     """One line for a change of a stage's job."""
     where = f" on {job.worker_id}" if job.worker_id else ""
     why = f": {job.status_reason}" if job.status_reason else ""
-    say(f"{stage:<12} {job.status}{where}{why}")
+    say(escape(f"{stage:<12} {job.status}{where}{why}"))
 
 
 @task(task_run_name="{stage}")
@@ -135,14 +138,14 @@ def print_report(report: dict[str, Any], folder: Path) -> None:
 
 @contextmanager
 def laptop_stack(scheduler: str) -> Iterator[None]:
-    """A laptop stack of its own with the pipeline deployed; taken down at the end, whatever happens."""
+    """A laptop stack with the pipeline deployed; taken down at the end, whatever happens, unless it ran before."""
     from sched_plugins import deploy
-    from sched_plugins.local import lifecycle
 
     with ExitStack() as cleanup:
         say("starting the laptop stack")
-        stack = lifecycle.up(state_dir=STATE)
-        cleanup.callback(lifecycle.down, state_dir=STATE)
+        stack = cleanup.enter_context(lifecycle.running(STATE))
+        if stack.already_running:
+            say(f"it runs already; {scheduler} stays in it: `sched local down` ends all")
         os.environ.update(lifecycle.environment(stack))
         say(f"deploying scheduler {scheduler}")
         deploy.deploy_scheduler(scheduler)
@@ -227,7 +230,11 @@ def main() -> int:
             wait_for_prefect()
             report = cylinder_flow(options.reynolds, options.mode, str(options.results))
     except SchedulerError as error:
-        console.print(f"[red]{type(error).__name__}[/red]: {error}")
+        console.print(f"[red]{type(error).__name__}[/red]: {escape(str(error))}")
+        if not options.scheduler and lifecycle.status(STATE) is None:
+            console.print(
+                "The demo's stack is down again, its logs too; one that was up before (`sched local up`) stays."
+            )
         return 1
     print_report(report, options.results)
     say("done")

@@ -18,16 +18,21 @@ TOP = Path(__file__).parents[2]
 LIMITS = {"drag_coefficient": 1e-5, "lift_coefficient": 5e-4, "pressure_difference": 1e-4}
 
 
-def test_the_demo_matches_the_published_values_and_leaves_nothing(tmp_path: Path) -> None:
-    state, results = tmp_path / "state", tmp_path / "results"
-    done = subprocess.run(
-        [sys.executable, "prefect_flows/cylinder_flow.py", "--mode", "chained", "--results", str(results)],
+def demo(state: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the demo on a laptop stack of its own."""
+    return subprocess.run(
+        [sys.executable, "prefect_flows/cylinder_flow.py", *options],
         cwd=TOP,
         env={**os.environ, "SCHED_LOCAL_STATE": str(state)},
         capture_output=True,
         text=True,
         timeout=400,
     )
+
+
+def test_the_demo_matches_the_published_values_and_leaves_nothing(tmp_path: Path) -> None:
+    state, results = tmp_path / "state", tmp_path / "results"
+    done = demo(state, "--mode", "chained", "--results", str(results))
     assert done.returncode == 0, done.stdout + done.stderr
     for words in ("preprocess   RUNNING", "postprocess  SUCCEEDED", "published", "drag coefficient"):
         assert words in done.stdout
@@ -37,8 +42,22 @@ def test_the_demo_matches_the_published_values_and_leaves_nothing(tmp_path: Path
     )
     assert [stage["status"] for stage in report["stages"]] == ["SUCCEEDED"] * 4
     assert {"velocity.png", "pressure.png", "mesh.png"} <= {path.name for path in results.iterdir()}
-    left = [process.cmdline() for process in psutil.process_iter(["cmdline"]) if names_the(state, process)]
-    assert left == []
+    assert left_of(state) == []
+
+
+def test_a_stage_that_fails_tells_why_in_its_own_words_and_nothing_is_left(tmp_path: Path) -> None:
+    done = demo(tmp_path / "state", "--reynolds=-5", "--results", str(tmp_path / "results"))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "stage 'preprocess' ended FAILED: exit code 1" in done.stdout
+    assert "must be from 0.01 to 45, not -5.0" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.stderr == ""
+    assert left_of(tmp_path / "state") == []
+
+
+def left_of(state: Path) -> list[list[str]]:
+    """The commands of the processes that a stack of this state folder has left."""
+    return [process.cmdline() for process in psutil.process_iter(["cmdline"]) if names_the(state, process)]
 
 
 def names_the(state: Path, process: psutil.Process) -> bool:
