@@ -233,7 +233,7 @@ def main() -> int:
         console.print(f"[red]{type(error).__name__}[/red]: {escape(str(error))}")
         if not options.scheduler and lifecycle.status(STATE) is None:
             console.print(
-                "The demo's stack is down again, its logs too; one that was up before (`sched local up`) stays."
+                "The demo's stack is down, its logs too. One that was up before (`sched local up`) would stay."
             )
         return 1
     print_report(report, options.results)
