@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from client_stack import NAME, ClientStack, client_stack, session
 
-from sched_plugins.client import Status, plain, records
+from sched_plugins.client import Run, Status, plain, records
 from sched_plugins.core import write
 from sched_plugins.core.job import LINUX_DOCUMENT, Stage
 from sched_plugins.core.state import SlotState
@@ -245,3 +245,17 @@ def test_queues_are_the_schedulers_its_environments_and_what_workers_name(stack:
     assert (first.name, first.owner, first.failed, first.workers_busy) == (f"{NAME}-job-queue", NAME, 1, 1)
     assert (second.name, second.owner) == ("env-job-queue", "env")
     assert (third.name, third.owner, third.workers_free) == ("mine", "", 1)
+
+
+def test_a_watch_of_ones_own_looks_when_it_is_told_to(stack: ClientStack) -> None:
+    submit(stack, "a", "b")
+    seen: list[str] = []
+    watch = stack.client.new_watch(lambda job: seen.append(job.job_id))
+    calls = Calls(stack)
+    assert calls.of(lambda: watch.add([Run("a"), Run("b")])) == {}
+    assert watch.look() == []
+    stack.end("a")
+    [ended] = watch.look()
+    assert (ended.run.job_id, ended.job and ended.job.status) == ("a", Status.SUCCEEDED)
+    assert sorted(seen) == ["a", "a", "b"]
+    assert calls.of(watch.look) == {"BatchGetItem": 1}
