@@ -14,7 +14,7 @@ from executor_fakes import FakeScheduler
 from executor_stack import EXECUTOR, JWT_SECRET
 
 from sched_plugins.client import LogChunk, Status
-from sched_plugins.errors import InvalidJob, InvalidSettings, JobNotFound, NotPermitted, Unknown
+from sched_plugins.errors import InvalidJob, JobNotFound, NotPermitted, Unknown
 
 pytest.importorskip("airflow")
 
@@ -25,6 +25,7 @@ from airflow.executors.workloads.base import BundleInfo
 from airflow.executors.workloads.task import TaskInstanceDTO
 from airflow.utils.state import TaskInstanceState
 
+from sched_plugins.airflow.exceptions import InvalidRequestException, NotPermittedException
 from sched_plugins.airflow.executors.scheduler_executor import SchedulerExecutor
 
 TOKEN = "the token that Airflow made"
@@ -320,13 +321,13 @@ def test_a_scheduler_that_cannot_be_used_keeps_airflow_from_starting(
     assert scheduler.calls == {"cancel": 1, "put": 1, "delete": 1}
     assert scheduler.workloads == {}
     scheduler.refused["/sched/work/workloads/airflow-health-check"] = NotPermitted("no key")
-    with pytest.raises(NotPermitted):
+    with pytest.raises(NotPermittedException, match="no key"):
         executor.start()
 
 
 def test_a_missing_setting_is_told_when_airflow_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW__SCHED_EXECUTOR__ENVIRONMENT")
-    with pytest.raises(InvalidSettings, match="AIRFLOW__SCHED_EXECUTOR__ENVIRONMENT"):
+    with pytest.raises(InvalidRequestException, match="AIRFLOW__SCHED_EXECUTOR__ENVIRONMENT"):
         SchedulerExecutor().start()
 
 

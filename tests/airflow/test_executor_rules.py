@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sched_plugins.airflow.executors import task_options as tasks
+from sched_plugins.airflow.executors.options import OPTIONS, SECTION, config_section
 from sched_plugins.airflow.executors.outcome import Outcome, outcome_of
-from sched_plugins.airflow.executors.settings import OPTIONS, SECTION, config_section, read_settings
+from sched_plugins.airflow.executors.settings import read_settings
 from sched_plugins.client import Ended, Job, JobSpec, Run, Standing, Status
 from sched_plugins.core.job import parse_spec
 from sched_plugins.errors import InvalidSettings

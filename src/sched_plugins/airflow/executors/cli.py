@@ -38,13 +38,14 @@ def commands() -> list[GroupCommand]:
 
 def check(args: Namespace) -> None:
     """Whether the scheduler can be reached and all permissions are there; exits 1 with the reason if not."""
+    from sched_plugins.airflow.exceptions import SchedulerException
     from sched_plugins.airflow.executors.scheduler_executor import SchedulerExecutor
     from sched_plugins.errors import SchedulerError
 
     try:
         executor = SchedulerExecutor(team_name=args.team)
         executor.check_health()
-    except SchedulerError as error:
+    except (SchedulerError, SchedulerException) as error:
         raise SystemExit(f"sched-executor: {error}") from None
     settings = executor.settings
     print(f"Scheduler {settings.scheduler!r} and environment {settings.environment!r} can be used.")  # noqa: T201
@@ -52,6 +53,7 @@ def check(args: Namespace) -> None:
 
 def jobs(args: Namespace) -> None:
     """The tasks whose jobs wait or run, newest first."""
+    from sched_plugins.airflow.exceptions import SchedulerException
     from sched_plugins.airflow.executors.scheduler_executor import SchedulerExecutor
     from sched_plugins.client import Status
     from sched_plugins.errors import SchedulerError
@@ -59,7 +61,7 @@ def jobs(args: Namespace) -> None:
     try:
         client = SchedulerExecutor(team_name=args.team).client
         found = client.list(statuses=[Status.QUEUED, Status.STARTING, Status.RUNNING], limit=1000)
-    except SchedulerError as error:
+    except (SchedulerError, SchedulerException) as error:
         raise SystemExit(f"sched-executor: {error}") from None
     for job in found:
         tags = job.spec.tags

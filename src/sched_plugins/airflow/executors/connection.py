@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sched_plugins.client import SchedulerClient
-
 if TYPE_CHECKING:
     from sched_plugins.airflow.executors.settings import ExecutorSettings
+    from sched_plugins.client import SchedulerClient
 
 
 def connect(settings: ExecutorSettings) -> SchedulerClient:
-    """The client of the executor's scheduler. No call is made."""
-    return SchedulerClient(settings.scheduler, region=settings.region_name or None)
+    """The client of the executor's scheduler, by the configured connection. No call of AWS is made."""
+    from sched_plugins.airflow.hooks.scheduler import SchedulerHook
+
+    hook = SchedulerHook(
+        scheduler=settings.scheduler,
+        aws_conn_id=settings.conn_id or None,
+        region_name=settings.region_name or None,
+    )
+    return hook.scheduler_client

@@ -27,6 +27,7 @@ from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy import update
 
+from sched_plugins.airflow.exceptions import translated
 from sched_plugins.airflow.executors.connection import connect
 from sched_plugins.airflow.executors.courier import Courier, Task
 from sched_plugins.airflow.executors.settings import ExecutorSettings, read_settings
@@ -87,10 +88,15 @@ class SchedulerExecutor(BaseExecutor):
     # Life
 
     def start(self) -> None:
-        """Begin; unless told otherwise, only when the scheduler can be reached."""
-        if self.settings.check_health:
-            self.check_health()
-        self.courier.start()
+        """
+        Begin; unless told otherwise, only when the scheduler can be reached.
+
+        :raises SchedulerException: A setting is wrong, or a call that tasks need does not work.
+        """
+        with translated():
+            if self.settings.check_health:
+                self.check_health()
+            self.courier.start()
 
     def check_health(self) -> None:
         """Make each kind of call that tasks need once, to no effect.
