@@ -37,7 +37,9 @@ def get_provider_info() -> dict[str, Any]:
         "description": "Run jobs on a decoupled serverless scheduler on AWS.",
         "integrations": [{"integration-name": _NAME, "external-doc-url": "https://aws.amazon.com/", "tags": ["aws"]}],
         "hooks": _modules("hooks.scheduler"),
-        "operators": _modules("operators.submit_job"),
+        "operators": _modules(
+            "operators.submit_job", "operators.submit_jobs", "operators.run_stage", "operators.cancel_job"
+        ),
         "triggers": _modules("triggers.job"),
         "connection-types": [
             {

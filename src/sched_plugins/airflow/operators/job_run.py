@@ -15,7 +15,6 @@ from sched_plugins.airflow.exceptions import (
     ConflictException,
     JobCancelledException,
     JobFailedException,
-    WaitTimeoutException,
     named,
     translated,
 )
@@ -79,6 +78,8 @@ class JobRunOperator(SchedulerTaskMixin, BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self.max_log_characters = max_log_characters
         self._live_job = ""
+        self._read: Sequence[str] = ()
+        self._written: Sequence[str] = ()
 
     def submit(self, context: Context, job_id: str, run_id: str) -> Submitted:
         """Submit the job; called with the same run id again after a crash."""
@@ -137,6 +138,17 @@ class JobRunOperator(SchedulerTaskMixin, BaseOperator):
             outcome = self.hook.client.cancel(self._live_job).outcome
         self.log.info("Cancelling job %s: %s", self._live_job, outcome)
 
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Tell OpenLineage which S3 folders the job read and wrote."""
+        from airflow.providers.common.compat.openlineage.facet import Dataset
+        from airflow.providers.openlineage.extractors import OperatorLineage
+
+        def datasets(uris: Sequence[str]) -> list[Any]:
+            parted = [uri.removeprefix("s3://").partition("/") for uri in uris if uri]
+            return [Dataset(namespace=f"s3://{bucket}", name=key.strip("/") or "/") for bucket, _, key in parted]
+
+        return OperatorLineage(inputs=datasets(self._read), outputs=datasets(self._written))
+
     def _decide(self, context: Context) -> tuple[str, Decision]:
         from sched_plugins.errors import JobNotFound
 
@@ -187,6 +199,9 @@ class JobRunOperator(SchedulerTaskMixin, BaseOperator):
         if not told:
             self._tell_output(job)
         self._live_job = ""
+        stage = job.spec.stage
+        self._read = stage.inputs if stage else ()
+        self._written = (self._results_uri(job), *(stage.outputs_too if stage else ()))
         self._tell_links(context, job.job_id, job)
         self._hand_on(context, job)
         self._check(job)
@@ -255,6 +270,3 @@ class JobRunOperator(SchedulerTaskMixin, BaseOperator):
             endpoint_url=local, results_uri=self._results_uri(job) if job else "",
         )  # fmt: skip
         context["ti"].xcom_push(key=XCOM_KEY, value=found)
-
-
-__all__ = ["JobRunOperator", "WaitTimeoutException"]

@@ -12,12 +12,14 @@ from airflow.triggers.base import TriggerEvent
 
 from sched_plugins.airflow.exceptions import as_airflow
 from sched_plugins.airflow.hooks.scheduler import CONFIG_SECTION
+from sched_plugins.airflow.identity import fitted
 from sched_plugins.airflow.ranges import expand
 from sched_plugins.airflow.triggers.base import SchedulerTrigger
 from sched_plugins.airflow.triggers.watcher import LONGEST, Watcher, watcher_of
 from sched_plugins.client.async_records import AsyncRecords
 from sched_plugins.client.run import Run, Standing
 from sched_plugins.client.watch import Ended
+from sched_plugins.core import limits
 from sched_plugins.core.state import Status
 from sched_plugins.errors import SchedulerError
 
@@ -200,4 +202,4 @@ class JobsTrigger(SharedWatchTrigger):
 
 def numbered_job(base: str, number: int) -> str:
     """Get the id of the ``number``-th of many jobs of one task."""
-    return f"{base}/{number:06d}"
+    return f"{fitted(base, limits.MAX_JOB_ID_BYTES - 8)}/{number:06d}"
