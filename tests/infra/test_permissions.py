@@ -107,13 +107,38 @@ def test_an_environment_scales_and_submits_for_itself_alone() -> None:
             assert "dynamodb" not in str(statement.actions), statement.where
 
 
-def test_jobs_can_read_no_parameters_and_write_no_manifests() -> None:
-    for kind in KINDS:
-        allowed = {action for statement in granted(kind) for action in statement.actions}
-        assert not {action for action in allowed if action.startswith(("ssm:GetParameter", "secretsmanager:"))}
+def test_jobs_can_read_their_environments_workloads_alone_and_write_no_manifests() -> None:
+    reading = [
+        (statement.where, str(statement.resources))
+        for kind in KINDS
+        for statement in granted(kind)
+        if any(action.startswith(("ssm:GetParameter", "secretsmanager:")) for action in statement.actions)
+    ]
+    [(where, resources)] = reading
+    assert where == "WorkerRole.TakeWorkloads"
+    assert resources.count(":parameter/") == resources.count(":parameter/sched/${AWS::StackName}/workloads/*") == 1
     [denied] = [one for one in statements("environment") if one.where == "WorkerRole.WriteNoManifests"]
     assert denied.effect == "Deny"
     assert denied.resources[0]["Fn::Sub"].endswith("*_sched/SUCCEEDED.json")
+
+
+def test_who_gives_workloads_cannot_read_them() -> None:
+    given = [one for one in granted("environment") if one.where.startswith("ExecutorPolicy.")]
+    actions = {action for statement in given for action in statement.actions}
+    assert "ssm:PutParameter" in actions
+    assert not actions & {"ssm:GetParameter", "ssm:GetParameters", "ssm:GetParametersByPath", "kms:Decrypt"}
+    for statement in given:
+        if statement.resources != ("*",):
+            assert "${AWS::StackName}/workloads/*" in str(statement.resources) or "WorkloadKeyArn" in str(
+                statement.resources
+            )
+
+
+def test_a_key_for_workloads_is_used_through_parameter_store_alone() -> None:
+    uses = [one for one in granted("environment") if any(action.startswith("kms:") for action in one.actions)]
+    assert {one.where for one in uses} == {"WorkerRole.DecryptWorkloads", "ExecutorPolicy.EncryptWorkloads"}
+    for statement in uses:
+        assert statement.condition["StringEquals"]["kms:ViaService"]["Fn::Sub"].startswith("ssm.")
 
 
 def test_no_role_of_a_worker_has_all_of_a_service() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from client_stack import NAME, ClientStack, client_stack, session
 
-from sched_plugins.client import Status, plain, records
+from sched_plugins.client import Run, Status, plain, records
 from sched_plugins.core import write
 from sched_plugins.core.job import LINUX_DOCUMENT, Stage
 from sched_plugins.core.state import SlotState
@@ -285,3 +285,17 @@ def test_an_unknown_queue_is_refused_before_anything_is_submitted(stack: ClientS
         with pytest.raises(QueueNotFound, match="no queue 'none' in region eu-west-1"):
             ask()
     assert len(stack.functions.requests) == before
+
+
+def test_a_watch_of_ones_own_looks_when_it_is_told_to(stack: ClientStack) -> None:
+    submit(stack, "a", "b")
+    seen: list[str] = []
+    watch = stack.client.new_watch(lambda job: seen.append(job.job_id))
+    calls = Calls(stack)
+    assert calls.of(lambda: watch.add([Run("a"), Run("b")])) == {}
+    assert watch.look() == []
+    stack.end("a")
+    [ended] = watch.look()
+    assert (ended.run.job_id, ended.job and ended.job.status) == ("a", Status.SUCCEEDED)
+    assert sorted(seen) == ["a", "a", "b"]
+    assert calls.of(watch.look) == {"BatchGetItem": 1}

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import boto3
@@ -24,11 +24,23 @@ _LOOPBACK_ATTEMPTS = 2
 """Of a call to a laptop stack: one that is not running should be told at once, not after 20 s of retries."""
 
 
+class Session(Protocol):
+    """What a connection needs of a session. ``boto3.Session`` has it; a wrapper may add settings of its own to each
+    client, for TLS, say."""
+
+    @property
+    def region_name(self) -> str | None:
+        """The session's region."""
+
+    def client(self, service_name: str, **settings: Any) -> Any:
+        """A boto3 client; ``region_name``, ``endpoint_url`` and ``config`` are given."""
+
+
 class Connection:
     """An account, a region and perhaps an endpoint. Safe to share between threads.
 
     Args:
-        session: a ``boto3.Session``; by default one is made from the environment.
+        session: a ``boto3.Session``, or what behaves like one; by default one is made from the environment.
         region: the AWS region; by default the session's, else ``AWS_REGION``.
         endpoint_url: where every service answers; by default what boto3 finds (``AWS_ENDPOINT_URL``).
         profile: a profile of the AWS configuration, where no session is given.
@@ -41,14 +53,14 @@ class Connection:
     def __init__(
         self,
         *,
-        session: boto3.Session | None = None,
+        session: boto3.Session | Session | None = None,
         region: str | None = None,
         endpoint_url: str | None = None,
         profile: str | None = None,
         config: Config | None = None,
     ) -> None:
         try:
-            self._session = session or boto3.Session(profile_name=profile)
+            self._session: Any = session or boto3.Session(profile_name=profile)
             found = region or self._session.region_name or os.environ.get("AWS_REGION")
         except ProfileNotFound as error:
             raise InvalidSettings(f"{error}; `aws configure list-profiles` shows those that there are") from None
@@ -94,7 +106,7 @@ class Connection:
                 try:
                     with self.doing(f"reach {service}"):
                         self._clients[service] = self._session.client(
-                            service,  # type: ignore[call-overload]
+                            service,
                             region_name=self.region,
                             endpoint_url=self._given,
                             config=self._config,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from sched_plugins.client import uploads
-from sched_plugins.client.connection import Connection
+from sched_plugins.client.connection import Connection, Session
 from sched_plugins.client.fleet import Queue, Worker, stack_outputs
 from sched_plugins.client.jobs import JobClient, checked
 from sched_plugins.client.submission import Submitted, new_run_id
@@ -41,7 +41,7 @@ class EnvironmentClient(JobClient):
         self,
         name: str,
         *,
-        session: boto3.Session | None = None,
+        session: boto3.Session | Session | None = None,
         region: str | None = None,
         endpoint_url: str | None = None,
         profile: str | None = None,

@@ -220,6 +220,14 @@ class JobClient:
         watch.add(as_run(one) for one in what)
         return waiting.watching(watch, timeout, self.clock)
 
+    def new_watch(self, on_change: Callable[[Job], None] | None = None) -> Watch:
+        """A watch that looks when it is told to, for whoever has a loop of their own. It makes no call yet.
+
+        Args:
+            on_change: told of each record that is read and has changed.
+        """
+        return Watch(self._records, self.clock, on_change)
+
     # Output and results
 
     def logs(

@@ -74,8 +74,7 @@ class Records:
 
     def _batch(self, job_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         backoff = Backoff(_PATIENCE, self._clock)
-        keys = [{"job_id": {"S": job_id}} for job_id in job_ids]
-        asked: Mapping[str, Any] = {self.table: {"Keys": keys, "ConsistentRead": True}}
+        asked: Mapping[str, Any] = batch_request(self.table, job_ids)
         while True:
             with self._connection.doing("read jobs", self.missing):
                 found = self._connection.client("dynamodb").batch_get_item(RequestItems=asked)
@@ -139,16 +138,7 @@ class Records:
         return found[:limit]
 
     def _query(self, kind: str, shard: int, since: str, *, newest_first: bool, page: int | None) -> Iterator[Row]:
-        request: dict[str, Any] = {
-            "TableName": self.table,
-            "IndexName": _INDEX,
-            "KeyConditionExpression": "#s = :s AND #a >= :a",
-            "ExpressionAttributeNames": {"#s": "state_shard", "#a": "state_at"},
-            "ExpressionAttributeValues": {":s": {"S": f"{kind}#{shard}"}, ":a": {"S": since or "0"}},
-            "ScanIndexForward": not newest_first,
-        }
-        if page:
-            request["Limit"] = page
+        request = query_request(self.table, kind, shard, since, newest_first=newest_first, page=page)
         while True:
             with self._connection.doing("list jobs", self.missing):
                 found = self._connection.client("dynamodb").query(**request)
@@ -157,6 +147,27 @@ class Records:
             if "LastEvaluatedKey" not in found:
                 return
             request["ExclusiveStartKey"] = found["LastEvaluatedKey"]
+
+
+def batch_request(table: str, job_ids: Iterable[str]) -> dict[str, Any]:
+    """The request items of a strongly consistent BatchGetItem."""
+    keys = [{"job_id": {"S": job_id}} for job_id in job_ids]
+    return {table: {"Keys": keys, "ConsistentRead": True}}
+
+
+def query_request(
+    table: str, kind: str, shard: int, since: str, *, newest_first: bool, page: int | None
+) -> dict[str, Any]:
+    """The request of a Query of one shard of the by-state index, from a moment on."""
+    request: dict[str, Any] = {
+        "TableName": table,
+        "IndexName": _INDEX,
+        "KeyConditionExpression": "#s = :s AND #a >= :a",
+        "ExpressionAttributeNames": {"#s": "state_shard", "#a": "state_at"},
+        "ExpressionAttributeValues": {":s": {"S": f"{kind}#{shard}"}, ":a": {"S": since or "0"}},
+        "ScanIndexForward": not newest_first,
+    }
+    return {**request, "Limit": page} if page else request
 
 
 def plain_item(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sched_plugins.client.connection import Connection
+from sched_plugins.client.connection import Connection, Session
 from sched_plugins.client.fleet import Queue, Worker
 from sched_plugins.client.jobs import JobClient
 from sched_plugins.client.submission import invoke, told_error
@@ -35,7 +35,7 @@ class SchedulerClient(JobClient):
         self,
         name: str,
         *,
-        session: boto3.Session | None = None,
+        session: boto3.Session | Session | None = None,
         region: str | None = None,
         endpoint_url: str | None = None,
         profile: str | None = None,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, Protocol
+from itertools import islice
+from typing import Any, Final, Literal, Protocol
 
 from sched_plugins.client.records import Row
 from sched_plugins.client.retry import Clock
@@ -47,6 +48,31 @@ class Reader(Protocol):
         """Ended jobs of a shard from that moment on."""
 
 
+class AsyncReader(Protocol):
+    """The same for an event loop; :class:`~sched_plugins.client.async_records.AsyncRecords` does."""
+
+    def get_many(self, job_ids: Iterable[str]) -> Awaitable[Mapping[str, JobRecord]]:
+        """As of :class:`Reader`."""
+
+    def newest_end(self, shard: int) -> Awaitable[str]:
+        """As of :class:`Reader`."""
+
+    def ended_since(self, shard: int, since: str) -> Awaitable[Iterable[Row]]:
+        """As of :class:`Reader`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a look asks of the job table: a method of its reader, and the arguments."""
+
+    method: Literal["get_many", "newest_end", "ended_since"]
+    arguments: tuple[Any, ...]
+
+
+Looking = Generator[Question, Any, list["Ended"]]
+"""A look as a conversation: it asks, and is sent the answers. Who asks AWS, and how, is not its concern."""
+
+
 class Watch:
     """Runs that somebody waits for, and the looks that find out which have ended.
 
@@ -61,23 +87,31 @@ class Watch:
         reader: the job table.
         clock: time, for the level checks.
         seen: told of each record that was read and differs from when it was last read.
+        level_seconds: how often followed jobs are read themselves, whatever the index said.
+        level_jobs: how many are read each time, those first that were read longest ago; all by default. With a number,
+            the calls do not grow with the jobs that are followed.
     """
 
     def __init__(
         self,
-        reader: Reader,
+        reader: Reader | AsyncReader,
         clock: Clock,
         seen: Callable[[JobRecord], None] | None = None,
+        *,
+        level_seconds: float = LEVEL_SECONDS,
+        level_jobs: int | None = None,
     ) -> None:
         self._reader = reader
         self._seen = seen
+        self._level_seconds = level_seconds
+        self._level_jobs = level_jobs
         self._clock = clock
         self._runs: dict[str, set[Run]] = {}
         self._fresh: set[str] = set()
         self._cursors: dict[int, str] = {}
         self._handled: set[tuple[str, str]] = set()
         self._known: dict[str, tuple[str, int, str]] = {}
-        self._next_level = clock.now() + LEVEL_SECONDS
+        self._next_level = clock.now() + level_seconds
 
     @property
     def runs(self) -> list[Run]:
@@ -109,32 +143,57 @@ class Watch:
 
         A look that raises has changed nothing: look again.
         """
+        looking, answer = self.looking(), None
+        while True:
+            try:
+                question = looking.send(answer)
+            except StopIteration as over:
+                return list(over.value)
+            answer = getattr(self._reader, question.method)(*question.arguments)
+
+    async def alook(self) -> list[Ended]:
+        """As :meth:`look`, with an :class:`AsyncReader`. Nothing else may use the watch meanwhile."""
+        looking, answer = self.looking(), None
+        while True:
+            try:
+                question = looking.send(answer)
+            except StopIteration as over:
+                return list(over.value)
+            answer = await getattr(self._reader, question.method)(*question.arguments)
+
+    def looking(self) -> Looking:
+        """A look, asking its questions one by one."""
         if not self._runs:
             return []
         if len(self._runs) <= DIRECT:
             self._cursors.clear()
-            return self._settle(self._runs, {})
+            return (yield from self._settle(self._runs, {}))
         if not self._cursors:
             # The cursors first: what ends after them is found by the index, what ended before by the level check.
-            self._cursors = {shard: self._reader.newest_end(shard) for shard in range(limits.INDEX_SHARDS)}
+            cursors = {}
+            for shard in range(limits.INDEX_SHARDS):
+                cursors[shard] = yield Question("newest_end", (shard,))
+            self._cursors = cursors
             self._handled.clear()
             self._fresh.update(self._runs)
         due = self._clock.now() >= self._next_level
-        rows, cursors = self._ended_rows()
-        ended = self._settle(set(self._runs) if due else self._fresh | rows.keys(), rows)
+        rows, cursors = yield from self._ended_rows()
+        level = set(islice(self._runs, self._level_jobs)) if due else set()
+        ended = yield from self._settle(level | self._fresh | rows.keys(), rows)
         self._cursors = cursors
         self._forget_handled()
         self._handled |= {(job_id, str(row["state_at"])) for job_id, row in rows.items()}
         if due:
-            self._next_level = self._clock.now() + LEVEL_SECONDS
+            self._next_level = self._clock.now() + self._level_seconds
         return ended
 
-    def _ended_rows(self) -> tuple[dict[str, Row], dict[int, str]]:
+    def _ended_rows(self) -> Generator[Question, Any, tuple[dict[str, Row], dict[int, str]]]:
         """Rows about followed jobs that were not handled before, and how far each shard has been read."""
         rows: dict[str, Row] = {}
         cursors = dict(self._cursors)
         for shard, cursor in self._cursors.items():
-            for row in self._reader.ended_since(shard, _reach_back(cursor)):
+            ended: Iterable[Row] = yield Question("ended_since", (shard, _reach_back(cursor)))
+            for row in ended:
                 job_id, at = str(row["job_id"]), str(row["state_at"])
                 cursors[shard] = max(cursors[shard], at)
                 if job_id in self._runs and (job_id, at) not in self._handled:
@@ -145,15 +204,18 @@ class Watch:
         oldest = _reach_back(min(self._cursors.values()))
         self._handled = {(job_id, at) for job_id, at in self._handled if at >= oldest}
 
-    def _settle(self, job_ids: Iterable[str], rows: Mapping[str, Row]) -> list[Ended]:
+    def _settle(self, job_ids: Iterable[str], rows: Mapping[str, Row]) -> Looking:
         """Read these jobs, and stop following the runs of theirs that are over."""
         looked_at = list(job_ids)
-        records = self._reader.get_many(looked_at) if looked_at else {}
+        records: Mapping[str, JobRecord] = {}
+        if looked_at:
+            records = yield Question("get_many", (looked_at,))
         ended: list[Ended] = []
         for job_id in looked_at:
             record = records.get(job_id)
             if record is not None:
                 self._tell(record)
+            self._runs[job_id] = self._runs.pop(job_id)  # to the end of those whose level is checked next
             for run in list(self._runs[job_id]):
                 found = standing(run, record)
                 if found is Standing.WAITING or (found is Standing.MISSING and run.may_come):

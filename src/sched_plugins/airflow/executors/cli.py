@@ -1,0 +1,70 @@
+"""``airflow sched-executor``: look at what the executor does, from a shell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+_TEAM = Arg(("--team",), help="The team whose executor is meant; all by default", default=None)  # type: ignore[no-untyped-call]
+
+
+def commands() -> list[GroupCommand]:
+    """The executor's commands."""
+    return [
+        GroupCommand(
+            name="sched-executor",
+            help="Tools for the SchedulerExecutor",
+            subcommands=(
+                ActionCommand(
+                    name="check",
+                    help="Make each call that tasks need once, to no effect, and say which fails",
+                    func=check,
+                    args=(_TEAM,),
+                ),
+                ActionCommand(
+                    name="jobs",
+                    help="The tasks whose jobs wait or run",
+                    func=jobs,
+                    args=(_TEAM,),
+                ),
+            ),
+        )
+    ]
+
+
+def check(args: Namespace) -> None:
+    """Whether the scheduler can be reached and all permissions are there; exits 1 with the reason if not."""
+    from sched_plugins.airflow.exceptions import SchedulerException
+    from sched_plugins.airflow.executors.scheduler_executor import SchedulerExecutor
+    from sched_plugins.errors import SchedulerError
+
+    try:
+        executor = SchedulerExecutor(team_name=args.team)
+        executor.check_health()
+    except (SchedulerError, SchedulerException) as error:
+        raise SystemExit(f"sched-executor: {error}") from None
+    settings = executor.settings
+    print(f"Scheduler {settings.scheduler!r} and environment {settings.environment!r} can be used.")  # noqa: T201
+
+
+def jobs(args: Namespace) -> None:
+    """The tasks whose jobs wait or run, newest first."""
+    from sched_plugins.airflow.exceptions import SchedulerException
+    from sched_plugins.airflow.executors.scheduler_executor import SchedulerExecutor
+    from sched_plugins.client import Status
+    from sched_plugins.errors import SchedulerError
+
+    try:
+        client = SchedulerExecutor(team_name=args.team).client
+        found = client.list(statuses=[Status.QUEUED, Status.STARTING, Status.RUNNING], limit=1000)
+    except (SchedulerError, SchedulerException) as error:
+        raise SystemExit(f"sched-executor: {error}") from None
+    for job in found:
+        tags = job.spec.tags
+        if "airflow_task_id" in tags:
+            names = ("dag_id", "run_id", "task_id", "map_index", "try_number")
+            print(job.status, job.job_id, *(tags.get(f"airflow_{name}", "") for name in names), sep="\t")  # noqa: T201

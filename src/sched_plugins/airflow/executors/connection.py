@@ -1,0 +1,21 @@
+"""How the executor reaches its scheduler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sched_plugins.airflow.executors.settings import ExecutorSettings
+    from sched_plugins.client import SchedulerClient
+
+
+def connect(settings: ExecutorSettings) -> SchedulerClient:
+    """The client of the executor's scheduler, by the configured connection. No call of AWS is made."""
+    from sched_plugins.airflow.hooks.scheduler import SchedulerHook
+
+    hook = SchedulerHook(
+        scheduler=settings.scheduler,
+        aws_conn_id=settings.conn_id or None,
+        region_name=settings.region_name or None,
+    )
+    return hook.scheduler_client

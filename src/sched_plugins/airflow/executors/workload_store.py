@@ -1,0 +1,104 @@
+"""Workloads in Parameter Store: encrypted, for the workers of one environment, until one of them has read it.
+
+A workload carries a token with which its holder may run that task, so it is kept out of everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Final
+
+from sched_plugins.client import Connection
+from sched_plugins.errors import InvalidInput, SchedulerError
+
+# AWS Systems Manager, "Managing parameter tiers": 4 KB in the standard tier, 8 KB in the advanced one.
+STANDARD_BYTES: Final = 4096
+ADVANCED_BYTES: Final = 8192
+DELETE_BATCH: Final = 10
+"""AWS, DeleteParameters: at most ten names."""
+
+
+class WorkloadStore:
+    """Writes and deletes workloads; it never reads one.
+
+    AWS calls: one PutParameter a workload, ``concurrency`` at once; one DeleteParameters for ten.
+
+    Args:
+        connection: how to reach AWS.
+        kms_key_id: the key; empty for the account's own, ``aws/ssm``.
+        concurrency: how many are written at once.
+    """
+
+    def __init__(self, connection: Connection, kms_key_id: str, concurrency: int) -> None:
+        self._connection = connection
+        self._key = {"KeyId": kms_key_id} if kms_key_id else {}
+        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="sched-workloads")
+
+    def put_many(self, workloads: Mapping[str, str]) -> dict[str, SchedulerError | None]:
+        """Write workloads by parameter name, in place of what was there; for each, what went wrong."""
+        return dict(zip(workloads, self._pool.map(_told(self._put), workloads, workloads.values()), strict=True))
+
+    def _put(self, name: str, text: str) -> None:
+        size = len(text.encode())
+        if size > ADVANCED_BYTES:
+            raise InvalidInput(
+                f"the workload is {size:,} bytes long, and Parameter Store takes {ADVANCED_BYTES:,}; shorten the ids "
+                "of dag, run and task"
+            )
+        with self._connection.doing(f"store workload {name!r}"):
+            self._connection.client("ssm").put_parameter(
+                Name=name,
+                Value=text,
+                Type="SecureString",
+                Overwrite=True,
+                Tier="Standard" if size <= STANDARD_BYTES else "Advanced",
+                **self._key,
+            )
+
+    def delete_many(self, names: Iterable[str]) -> None:
+        """Delete workloads; one that is gone already is no error.
+
+        Raises:
+            SchedulerError: AWS gave no usable answer; some may be left.
+        """
+        wanted = list(names)
+        for first in range(0, len(wanted), DELETE_BATCH):
+            with self._connection.doing("delete workloads"):
+                self._connection.client("ssm").delete_parameters(Names=wanted[first : first + DELETE_BATCH])
+
+    def written_before(self, prefix: str, moment: datetime) -> Iterator[str]:
+        """Names below a prefix that were last written before that moment. One DescribeParameters for fifty."""
+        filters = [{"Key": "Path", "Option": "OneLevel", "Values": [prefix]}]
+        with self._connection.doing(f"list workloads below {prefix!r}"):
+            pages = self._connection.client("ssm").get_paginator("describe_parameters").paginate(
+                ParameterFilters=filters, PaginationConfig={"PageSize": 50}
+            )  # fmt: skip
+            for page in pages:
+                yield from (one["Name"] for one in page["Parameters"] if one["LastModifiedDate"] < moment)
+
+    def close(self) -> None:
+        """Write no more."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _told(put: Callable[[str, str], None]) -> Callable[[str, str], SchedulerError | None]:
+    def telling(name: str, text: str) -> SchedulerError | None:
+        try:
+            put(name, text)
+        except SchedulerError as error:
+            return error
+        return None
+
+    return telling
+
+
+def job_of(name: str) -> str:
+    """The job whose workload a parameter holds."""
+    return name.rsplit("/", 1)[-1]
+
+
+def left_over(names: Collection[str], live: Collection[str]) -> list[str]:
+    """The parameters whose jobs are not live."""
+    return [name for name in names if job_of(name) not in live]

@@ -1,0 +1,221 @@
+"""The hook: how tasks, sensors and triggers reach a scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
+from airflow.sdk import Connection
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from sched_plugins.airflow.exceptions import InvalidRequestException, translated
+
+if TYPE_CHECKING:
+    from sched_plugins.client import EnvironmentClient, SchedulerClient
+
+CONFIG_SECTION = "sched"
+SCHEDULER_EXTRA = "scheduler"
+
+
+class SchedulerHook(AwsBaseHook):
+    """
+    Reach a scheduler with the credentials of an Airflow connection.
+
+    The connection is of type ``aws``, or of type ``sched``, which has the same fields and one for the scheduler. Its
+    region, ``endpoint_url``, ``verify``, ``config_kwargs`` and roles are honoured for every AWS service.
+
+    :param scheduler: The scheduler's stack name. By default the connection's extra ``scheduler``, then the option
+        ``[sched] default_scheduler``.
+    :param environment: An environment's stack name: jobs are submitted and cancelled with its own functions, to its
+        own queue, and it says which scheduler it belongs to.
+    :param aws_conn_id: The Airflow connection; None or empty for boto3's own ways to find credentials.
+    :param region_name: AWS region, ahead of the connection's.
+    :param verify: Whether to verify TLS certificates, or the path of a bundle.
+    :param config: Settings of botocore, ahead of the connection's: a ``Config`` or a dictionary.
+    """
+
+    conn_type = "sched"
+    hook_name = "Serverless scheduler"
+    default_conn_name = "aws_default"
+
+    def __init__(self, scheduler: str | None = None, environment: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._scheduler = scheduler
+        self.environment = environment
+
+    @cached_property
+    def conn_config(self) -> AwsConnectionWrapper:
+        """The connection as the amazon provider wraps it; one of type ``sched`` is taken for one of type ``aws``."""
+        found = None
+        if self.aws_conn_id:
+            try:
+                found = self.get_connection(self.aws_conn_id)
+            except AirflowNotFoundException:
+                self.log.warning("There is no connection %r; boto3 looks for credentials itself", self.aws_conn_id)
+        if found is not None and found.conn_type == self.conn_type:
+            found = Connection(
+                conn_id=found.conn_id, conn_type="aws", login=found.login, password=found.password, extra=found.extra
+            )
+        return AwsConnectionWrapper(
+            conn=found, region_name=self._region_name, botocore_config=self._config, verify=self._verify
+        )
+
+    @property
+    def scheduler(self) -> str:
+        """
+        The scheduler's stack name.
+
+        :raises InvalidRequestException: None is given, nor in the connection, nor configured.
+        """
+        if name := self._scheduler or self._configured_scheduler:
+            return name
+        if self.environment:
+            return self.environment_client.scheduler
+        raise InvalidRequestException(
+            "no scheduler is named: give `scheduler`, add an extra "
+            f"{SCHEDULER_EXTRA!r} to connection {self.aws_conn_id!r}, or set [{CONFIG_SECTION}] default_scheduler"
+        )
+
+    @property
+    def _configured_scheduler(self) -> str:
+        if self.environment:
+            return ""  # An environment knows its scheduler; a default might be another one.
+        extra = self.conn_config.extra_config.get(SCHEDULER_EXTRA)
+        return str(extra or conf.get(CONFIG_SECTION, "default_scheduler", fallback="") or "")
+
+    @cached_property
+    def scheduler_client(self) -> SchedulerClient:
+        """The client of the scheduler."""
+        from sched_plugins.client import SchedulerClient
+
+        with translated():
+            return SchedulerClient(self.scheduler, **self.client_settings())
+
+    @cached_property
+    def environment_client(self) -> EnvironmentClient:
+        """
+        The client of the environment; making it asks CloudFormation for it.
+
+        :raises InvalidRequestException: No environment was given.
+        :raises NotFoundException: There is none of that name.
+        """
+        return self.client_of_environment(self.environment or "")
+
+    def client_of_environment(self, name: str) -> EnvironmentClient:
+        """Get the client of any environment that the connection reaches."""
+        from sched_plugins.client import EnvironmentClient
+
+        if not name:
+            raise InvalidRequestException("no environment is named: give `environment`")
+        with translated():
+            return EnvironmentClient(name, **self.client_settings())
+
+    @property
+    def client(self) -> SchedulerClient | EnvironmentClient:
+        """The environment's client where an environment was given, otherwise the scheduler's."""
+        return self.environment_client if self.environment else self.scheduler_client
+
+    def get_conn(self) -> Any:
+        """Get the client, as :attr:`client`."""
+        return self.client
+
+    def client_settings(self) -> dict[str, Any]:
+        """Arguments with which every client of this package uses the connection."""
+        return {
+            "session": HookSession(self),
+            "region": self.region_name,
+            "endpoint_url": self.conn_config.endpoint_url,
+            "config": self.config,
+        }
+
+    def async_client(self, service: str) -> Any:
+        """
+        Make an aiobotocore client, to be entered with ``async with``.
+
+        Blocks while it reads the connection and botocore's files: call it in a thread.
+        """
+        session = self.get_session(region_name=self.region_name, deferrable=True)
+        loader = session.get_component("data_loader")
+        for kind in ("service-2", "endpoint-rule-set-1"):
+            loader.load_service_model(service, kind)  # kept, so that entering the client reads no file in the loop
+        return session.create_client(
+            service,
+            region_name=self.region_name,
+            endpoint_url=self.conn_config.get_service_endpoint_url(service),
+            config=self.config,
+            verify=self.verify,
+        )
+
+    def check_queue(self, queue: str) -> None:
+        """
+        Check that a job queue exists. One GetQueueUrl; who may not ask is let through.
+
+        :raises NotFoundException: There is no such queue.
+        """
+        from sched_plugins.core import names
+        from sched_plugins.errors import NotPermitted, QueueNotFound
+
+        if queue.startswith(("arn:", "https://", "http://")):
+            return  # Perhaps of another account or region.
+        connection = self.scheduler_client.connection
+        missing = QueueNotFound(
+            f"there is no queue {queue!r} in {connection.place}; job queues are named <environment>{names.JOB_QUEUE} "
+            "(`sched queues` lists them)"
+        )
+        with translated():
+            try:
+                with connection.doing(f"find queue {queue!r}", missing):
+                    connection.client("sqs").get_queue_url(QueueName=queue)
+            except NotPermitted:
+                self.log.debug("May not look for queue %r", queue)
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Test the credentials, and that the scheduler answers if one is named."""
+        worked, told = super().test_connection()
+        if not worked or (not self._scheduler and not self._configured_scheduler):
+            return worked, told
+        try:
+            with translated():
+                self.scheduler_client.list(limit=1)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong, the form shows it
+            return False, f"{told}; but {error}"
+        return True, f"{told}; scheduler {self.scheduler!r} answers"
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Get the connection form's labels and placeholders."""
+        from sched_plugins.airflow.get_provider_info import UI_FIELD_BEHAVIOUR
+
+        return {name.replace("-", "_"): value for name, value in UI_FIELD_BEHAVIOUR.items()}
+
+
+class HookSession:
+    """What the package's clients take for a boto3 session: it adds the connection's TLS and endpoint settings."""
+
+    def __init__(self, hook: SchedulerHook) -> None:
+        self._hook = hook
+        self._session = hook.get_session(region_name=hook.region_name)
+
+    @property
+    def region_name(self) -> str | None:
+        """AWS region of the connection."""
+        found: str | None = self._session.region_name
+        return found
+
+    def client(self, service_name: str, **settings: Any) -> Any:
+        """Make a boto3 client."""
+        own = self._hook.conn_config.get_service_endpoint_url(service_name)
+        return self._session.client(
+            service_name,
+            **{**settings, "endpoint_url": own or settings.get("endpoint_url"), "verify": self._hook.verify},
+        )
+
+
+def hook_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The hook's arguments among an operator's or a trigger's: operators call botocore's ``botocore_config``."""
+    names = ("scheduler", "environment", "aws_conn_id", "region_name", "verify")
+    return {**{name: settings.get(name) for name in names}, "config": settings.get("botocore_config")}

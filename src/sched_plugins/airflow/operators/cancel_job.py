@@ -1,0 +1,66 @@
+"""Cancel jobs as a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from sched_plugins.airflow.exceptions import InvalidRequestException, as_airflow, translated
+from sched_plugins.airflow.settings import HOOK_FIELDS, SchedulerTaskMixin
+from sched_plugins.errors import JobNotFound
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class CancelJobOperator(SchedulerTaskMixin, BaseOperator):
+    """
+    Cancel one or many jobs. One that is queued ends at once, a running one when its command has ended.
+
+    Returns what became of each: ``cancelled``, ``requested``, ``ended already`` or ``missing``, by job id.
+
+    :param job_ids: The jobs, or one of them (templated).
+    :param missing_ok: Take a job that does not exist for cancelled.
+
+    See :class:`~sched_plugins.airflow.hooks.scheduler.SchedulerHook` for the parameters about the connection.
+    """
+
+    template_fields: Sequence[str] = (*HOOK_FIELDS, "job_ids")
+    ui_color = "#f6e3de"
+
+    def __init__(
+        self,
+        *,
+        job_ids: str | Sequence[str],
+        missing_ok: bool = False,
+        scheduler: str | None = None,
+        environment: str | None = None,
+        aws_conn_id: str | None = "aws_default",
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.take_hook_settings(scheduler, environment, aws_conn_id, region_name, verify, botocore_config)
+        self.job_ids = job_ids
+        self.missing_ok = missing_ok
+
+    def execute(self, context: Context) -> dict[str, str]:
+        """Cancel the jobs; the first that cannot be fails the task, after all were tried."""
+        wanted = [self.job_ids] if isinstance(self.job_ids, str) else list(self.job_ids)
+        if not wanted or not all(wanted):
+            raise InvalidRequestException(f"job_ids {self.job_ids!r} names no job; give at least one job id")
+        with translated():
+            answers = self.hook.client.cancel_many(wanted)
+        outcomes: dict[str, str] = {}
+        for answer in answers:
+            missing = isinstance(answer.error, JobNotFound) and self.missing_ok
+            outcomes[answer.job_id] = "missing" if missing else answer.outcome
+            self.log.info("Cancelling job %s: %s", answer.job_id, answer.error or answer.outcome)
+        for answer in answers:
+            if answer.error is not None and outcomes[answer.job_id] != "missing":
+                raise as_airflow(answer.error) from answer.error
+        return outcomes

@@ -1,0 +1,272 @@
+"""Running one job as a task: start it once, wait for it, show what it wrote, hand on what came out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import TaskDeferralTimeout
+
+from sched_plugins.airflow import output
+from sched_plugins.airflow.exceptions import (
+    ConflictException,
+    JobCancelledException,
+    JobFailedException,
+    named,
+    translated,
+)
+from sched_plugins.airflow.identity import Decision, Step, decide
+from sched_plugins.airflow.links.scheduler import JOB_LINKS, XCOM_KEY, addresses
+from sched_plugins.airflow.settings import HOOK_FIELDS, SchedulerTaskMixin, default_deferrable
+from sched_plugins.airflow.triggers.job import ERROR, JobTrigger
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from sched_plugins.client import Job, Submitted
+
+
+class JobRunOperator(SchedulerTaskMixin, BaseOperator):
+    """
+    Base of the operators that run one job.
+
+    A subclass says in :meth:`submit` how its job is submitted, and in :meth:`result` what the task returns.
+
+    The job's id and run id come from the task, so that a job is never run twice by mistake: a retry of the task
+    attaches to its job while that is live, takes the result if it succeeded meanwhile, and submits it anew only after
+    it failed or was cancelled. Clearing the task runs it anew.
+
+    When it has ended, the job's stdout is in the task log, and three XComs tell of it: ``record``, ``metrics`` and
+    ``results_uri``.
+
+    :param job_id: The job's id; by default it follows from the task.
+    :param wait_for_completion: Whether to wait for the job's end; without, the task succeeds once it is submitted.
+    :param deferrable: Whether to wait in the triggerer, without a worker; by default as ``[operators]
+        default_deferrable`` says.
+    :param cancel_on_kill: Cancel the job when the task is killed: cleared, marked, or timed out.
+    :param max_log_characters: How much of the job's output the task log shows.
+    """
+
+    template_fields: Sequence[str] = (*HOOK_FIELDS, "job_id")
+    operator_extra_links = tuple(link() for link in JOB_LINKS)
+    ui_color = "#e6f2ef"
+
+    def __init__(
+        self,
+        *,
+        job_id: str | None = None,
+        wait_for_completion: bool = True,
+        deferrable: bool | None = None,
+        cancel_on_kill: bool = True,
+        max_log_characters: int = output.DEFAULT_MAXIMUM,
+        scheduler: str | None = None,
+        environment: str | None = None,
+        aws_conn_id: str | None = "aws_default",
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.take_hook_settings(scheduler, environment, aws_conn_id, region_name, verify, botocore_config)
+        self.job_id = job_id
+        self.wait_for_completion = wait_for_completion
+        self.deferrable = default_deferrable() if deferrable is None else deferrable
+        self.cancel_on_kill = cancel_on_kill
+        self.max_log_characters = max_log_characters
+        self._live_job = ""
+        self._read: Sequence[str] = ()
+        self._written: Sequence[str] = ()
+
+    def submit(self, context: Context, job_id: str, run_id: str) -> Submitted:
+        """Submit the job; called with the same run id again after a crash."""
+        raise NotImplementedError
+
+    def result(self, context: Context, job: Job) -> Any:
+        """Tell what the task returns when its job has succeeded."""
+        raise NotImplementedError
+
+    def execute(self, context: Context) -> Any:
+        """Submit the job unless it was submitted before, and wait for it."""
+        with translated():
+            job_id, decision = self._decide(context)
+            run_id = decision.run_id
+            if decision.step is Step.TAKE:
+                self.log.info("Job %s has succeeded already (run %s)", job_id, run_id)
+            elif decision.step is Step.ATTACH:
+                self.log.info("Job %s is live: waiting for run %s", job_id, run_id)
+            else:
+                submitted = self.submit(context, job_id, run_id)
+                run_id = submitted.run_id
+                self.log.info("Job %s: %s (run %s)", job_id, submitted.outcome, run_id)
+            self._live_job = job_id
+            self._tell_links(context, job_id, None)
+            if not self.wait_for_completion:
+                return job_id
+            if decision.step is not Step.TAKE:
+                if self.deferrable:
+                    self._defer(job_id, run_id)
+                return self._finish(context, self._wait(job_id, run_id), told=True)
+            return self._finish(context, self.hook.client.get(job_id))
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
+        """Go on when the trigger has seen the end of the job."""
+        told = event or {}
+        if told.get("status") == ERROR:
+            raise named(str(told.get("kind")), str(told.get("message")))
+        with translated():
+            run_id = str(told.get("run_id", ""))
+            return self._finish(context, self._ended(str(told["job_id"]), run_id))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume after deferral; when the time for that is over, cancel the job, as on a worker."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except TaskDeferralTimeout:
+            self._live_job, _ = self._decide(context)
+            self.on_kill()
+            raise
+
+    def on_kill(self) -> None:
+        """Cancel the job: the task was killed on its worker."""
+        if not self._live_job or not self.cancel_on_kill or not self.wait_for_completion:
+            return
+        with translated():
+            outcome = self.hook.client.cancel(self._live_job).outcome
+        self.log.info("Cancelling job %s: %s", self._live_job, outcome)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Tell OpenLineage which S3 folders the job read and wrote."""
+        from airflow.providers.common.compat.openlineage.facet import Dataset
+        from airflow.providers.openlineage.extractors import OperatorLineage
+
+        def datasets(uris: Sequence[str]) -> list[Any]:
+            parted = [uri.removeprefix("s3://").partition("/") for uri in uris if uri]
+            return [Dataset(namespace=f"s3://{bucket}", name=key.strip("/") or "/") for bucket, _, key in parted]
+
+        return OperatorLineage(inputs=datasets(self._read), outputs=datasets(self._written))
+
+    def _decide(self, context: Context) -> tuple[str, Decision]:
+        from sched_plugins.errors import JobNotFound
+
+        identity = self.identity(context)
+        job_id = self.job_id or identity.job_id
+        try:
+            record = self.hook.client.get(job_id)
+        except JobNotFound:
+            record = None
+        decision = decide(job_id, identity.digest, record)
+        if decision.step is Step.LOST and record is not None:
+            raise ConflictException(
+                f"run {decision.run_id!r} of job {job_id!r} is over, and its record now tells of run {record.run_id!r} "
+                f"({record.status}); clear the task to run it anew"
+            )
+        return job_id, decision
+
+    def _defer(self, job_id: str, run_id: str) -> None:
+        trigger = JobTrigger(
+            job_id=job_id, run_id=run_id, cancel_on_kill=self.cancel_on_kill, **self.trigger_settings()
+        )
+        timeout: timedelta | None = self.execution_timeout
+        self.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
+
+    def _wait(self, job_id: str, run_id: str) -> Job:
+        """Wait on the worker, with the output as it comes; the record of the run."""
+        from sched_plugins.client import Run
+
+        writer = output.LineWriter(self._say, self.max_log_characters)
+        client = self.hook.client
+        for chunk in client.logs(job_id, follow=True, run_id=run_id, on_change=self._tell_change):
+            writer.add(chunk)
+            if writer.is_full:
+                break
+        writer.close()
+        job = client.wait(Run(job_id, run_id))
+        self._tell_cut(job, whole=not writer.is_full)
+        return job
+
+    def _ended(self, job_id: str, run_id: str) -> Job:
+        """The record of a run that has ended: waits no longer than a look."""
+        from sched_plugins.client import Run
+
+        return self.hook.client.wait(Run(job_id, run_id), timeout=60)
+
+    def _finish(self, context: Context, job: Job, *, told: bool = False) -> Any:
+        """Show the output, hand on what came out, and fail if the job did."""
+        if not told:
+            self._tell_output(job)
+        self._live_job = ""
+        stage = job.spec.stage
+        self._read = stage.inputs if stage else ()
+        self._written = (self._results_uri(job), *(stage.outputs_too if stage else ()))
+        self._tell_links(context, job.job_id, job)
+        self._hand_on(context, job)
+        self._check(job)
+        return self.result(context, job)
+
+    def _hand_on(self, context: Context, job: Job) -> None:
+        from sched_plugins.client import plain
+
+        if not self.do_xcom_push:
+            return
+        ti = context["ti"]
+        ti.xcom_push(key="record", value=json.loads(json.dumps(plain(job), default=str)))
+        ti.xcom_push(key="metrics", value=dict(job.metrics))
+        ti.xcom_push(key="results_uri", value=self._results_uri(job))
+
+    def _results_uri(self, job: Job) -> str:
+        return job.spec.results_uri or (job.spec.stage.output if job.spec.stage else "")
+
+    def _check(self, job: Job) -> None:
+        from sched_plugins.client import Status
+
+        if job.status is Status.SUCCEEDED:
+            return
+        kind = JobCancelledException if job.status is Status.CANCELLED else JobFailedException
+        where = f" Its output: {job.stdout_uri}" if job.stdout_uri else ""
+        raise kind(
+            f"job {job.job_id!r} ended {job.status} after {job.attempt} attempt(s): "
+            f"{job.status_reason or 'no reason given'}.{where}"
+        )
+
+    # What the task log says
+
+    def _say(self, line: str) -> None:
+        self.log.info("%s", line)
+
+    def _tell_change(self, job: Job) -> None:
+        where = f" on {job.worker_id}" if job.worker_id else ""
+        self.log.info("Job %s is %s%s, attempt %s", job.job_id, job.status, where, job.attempt)
+
+    def _tell_output(self, job: Job) -> None:
+        from sched_plugins.client import Status
+
+        self._tell_change(job)
+        client = self.hook.client
+        self._tell_cut(job, whole=output.write_lines(client.logs(job.job_id), self._say, self.max_log_characters))
+        if job.status is Status.FAILED:
+            output.write_lines(client.logs(job.job_id, stream="stderr"), self._say, output.STDERR_MAXIMUM)
+
+    def _tell_cut(self, job: Job, *, whole: bool) -> None:
+        if not whole:
+            self.log.info("… the output goes on; the whole of it: %s", job.stdout_uri)
+
+    def _tell_links(self, context: Context, job_id: str, job: Job | None) -> None:
+        if not self.do_xcom_push:
+            return
+        connection = self.hook.client.connection
+        local = connection.endpoint_url or ""
+        account = ""
+        if job is not None and job.worker_id and not local:
+            try:
+                account = self.hook.account_id
+            except Exception as error:  # noqa: BLE001 - a link is not worth a failed task
+                self.log.debug("No link to the worker's execution: %s", error)
+        found = addresses(
+            scheduler=self.hook.client.scheduler, region=connection.region, job=job, job_id=job_id, account=account,
+            endpoint_url=local, results_uri=self._results_uri(job) if job else "",
+        )  # fmt: skip
+        context["ti"].xcom_push(key=XCOM_KEY, value=found)

@@ -1,0 +1,187 @@
+"""Run a stage as a task: files in, an executable, files out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from airflow.sdk import Asset, AssetAlias
+
+from sched_plugins.airflow.exceptions import InvalidRequestException, NotFoundException
+from sched_plugins.airflow.identity import fitted
+from sched_plugins.airflow.operators.job_run import JobRunOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from sched_plugins.client import EnvironmentClient, Job, Submitted
+
+_LONGEST_FOLDER: Final = 600
+"""Characters of a results folder's key: leaves room for the names of files (S3 allows 1,024 bytes)."""
+
+
+class RunStageOperator(JobRunOperator):
+    """
+    Start an executable in an environment with files around it, wait for it, and return the address of its results.
+
+    The files of ``inputs`` lie in the executable's working directory; what it writes is copied to ``results_uri``.
+
+    :param environment: The environment's stack name (templated).
+    :param executable: What runs: a local file, which is uploaded by its content; an S3 address; or an absolute path
+        on the worker's image (templated).
+    :param inputs: S3 folders, or one of them: the results of earlier stages, say ``earlier.output``. By default those
+        that the newest events of the task's inlets, or of the assets that started the DAG run, tell of (templated).
+    :param input_names: Subdirectories for several inputs (templated).
+    :param input_folder: A local folder whose files are uploaded, as a further input (templated).
+    :param results_uri: The S3 folder of the results; by default one of the task's own in the environment's bucket
+        (templated).
+    :param parameters: Given to the executable as JSON in ``SCHED_PARAMETERS`` (templated).
+    :param settings: Other fields of the job spec, ahead of the environment's: ``retry``, ``timeout_seconds``, …
+        (templated).
+    :param tags: Free labels (templated).
+    :param emit_asset: Without outlets of your own, tell of the results by the asset ``s3://<the environment's
+        bucket>/``: DAGs may be scheduled on it. The event's extra holds ``results_uri``, ``job_id``, ``run_id`` and
+        ``metrics``; so does that of each outlet of your own.
+
+    See :class:`~sched_plugins.airflow.operators.job_run.JobRunOperator` for the parameters about waiting and killing,
+    and
+    :class:`~sched_plugins.airflow.hooks.scheduler.SchedulerHook` for those about the connection.
+    """
+
+    template_fields: Sequence[str] = (
+        *JobRunOperator.template_fields, "executable", "inputs", "input_names", "input_folder", "results_uri",
+        "parameters", "settings", "tags",
+    )  # fmt: skip
+    template_fields_renderers = {"parameters": "json", "settings": "json", "tags": "json"}
+
+    def __init__(
+        self,
+        *,
+        environment: str,
+        executable: str,
+        inputs: str | Sequence[str] | None = None,
+        input_names: Sequence[str] = (),
+        input_folder: str | None = None,
+        results_uri: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        emit_asset: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if emit_asset and not kwargs.get("outlets") and isinstance(environment, str) and "{{" not in environment:
+            kwargs["outlets"] = [AssetAlias(f"sched:{environment}")]
+        super().__init__(environment=environment, **kwargs)
+        self.executable = executable
+        self.inputs = inputs
+        self.input_names = input_names
+        self.input_folder = input_folder
+        self.results_uri = results_uri
+        self.parameters = parameters
+        self.settings = settings
+        self.tags = tags
+        self.emit_asset = emit_asset
+
+    def submit(self, context: Context, job_id: str, run_id: str) -> Submitted:
+        """Upload what is local, then start the stage."""
+        environment = self.hook.environment_client
+        files = list(self._local_inputs())
+        executable = self._executable(environment)
+        folder = f"s3://{environment.bucket}/{fitted(job_id, _LONGEST_FOLDER)}/"
+        inputs, names = list(self._inputs(context)), list(self.input_names)
+        if files:
+            for path in files:
+                target = f"{folder}_input/{path.relative_to(str(self.input_folder)).as_posix()}"
+                environment.store(target, path, metadata=_own(environment))
+            inputs.append(f"{folder}_input/")
+            if names:
+                names.append("input")
+        return environment.start_stage(
+            executable=executable,
+            outputs=[self.results_uri or f"{folder}results/"],
+            job_id=job_id,
+            inputs=[uri if uri.endswith("/") else f"{uri}/" for uri in inputs],
+            input_names=names if len(inputs) > 1 else [],
+            parameters=self.parameters,
+            settings=self.settings,
+            tags=self.tags,
+            run_id=run_id,
+        )
+
+    def result(self, context: Context, job: Job) -> str:
+        """Return the address of the results, and tell the outlets of it."""
+        uri = self._results_uri(job)
+        extra: dict[str, Any] = {
+            "results_uri": uri,
+            "job_id": job.job_id,
+            "run_id": job.run_id,
+            "metrics": dict(job.metrics),
+        }
+        events = context.get("outlet_events")
+        for outlet in self.outlets or () if events is not None else ():
+            if isinstance(outlet, AssetAlias):
+                bucket = uri.removeprefix("s3://").partition("/")[0]
+                events[outlet].add(Asset(f"s3://{bucket}/"), extra=extra)  # type: ignore[index, arg-type]
+            elif isinstance(outlet, Asset):
+                events[outlet].extra = extra  # type: ignore[index]
+        return uri
+
+    def _executable(self, environment: EnvironmentClient) -> str:
+        """Where the executable is; a local one is stored by its content, as a deployment of a pipeline does."""
+        if self.executable.startswith("s3://"):
+            return self.executable
+        path = Path(self.executable)
+        if not path.is_file():
+            if self.executable.startswith("/") or ":\\" in self.executable:
+                return self.executable  # On the worker's image.
+            raise NotFoundException(
+                f"there is no file {self.executable!r} here; give an existing local file, an S3 address, or an "
+                "absolute path on the worker's image"
+            )
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        uri = f"s3://{environment.bucket}/_stage/{digest}/{path.name}"
+        environment.store(uri, path, metadata=_own(environment))
+        return uri
+
+    def _local_inputs(self) -> Iterator[Path]:
+        if not self.input_folder:
+            return
+        folder = Path(self.input_folder)
+        if not folder.is_dir():
+            raise NotFoundException(f"input_folder {self.input_folder!r} is no folder here; give one that exists")
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        if not files:
+            raise InvalidRequestException(f"input_folder {self.input_folder!r} holds no files")
+        yield from files
+
+    def _inputs(self, context: Context) -> list[str]:
+        if self.inputs is not None:
+            return [self.inputs] if isinstance(self.inputs, str) else [uri for uri in self.inputs if uri]
+        return list(dict.fromkeys(_told_by_assets(context, self.inlets or ())))
+
+
+def _own(environment: EnvironmentClient) -> dict[str, str]:
+    """Metadata that keeps a file from being taken for an upload that starts a job."""
+    from sched_plugins.core.environment import ENVIRONMENT_METADATA
+
+    return {ENVIRONMENT_METADATA: environment.name}
+
+
+def _told_by_assets(context: Context, inlets: Sequence[Any]) -> Iterator[str]:
+    """The results of which the assets tell that started the run; otherwise the newest event of each inlet."""
+    triggering = context.get("triggering_asset_events") or {}
+    found = [uri for events in triggering.values() if (uri := _newest(events))]
+    if found or not inlets:
+        yield from found
+        return
+    events = context.get("inlet_events")
+    for inlet in inlets if events is not None else ():
+        if uri := _newest(events[inlet]):  # type: ignore[index]
+            yield uri
+
+
+def _newest(events: Sequence[Any]) -> str:
+    told = [str((event.extra or {}).get("results_uri", "")) for event in events]
+    return told[-1] if told else ""

@@ -1,0 +1,230 @@
+"""Run thousands of jobs as one task."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import TaskDeferralTimeout
+
+from sched_plugins.airflow.exceptions import InvalidRequestException, JobFailedException, as_airflow, named, translated
+from sched_plugins.airflow.identity import Step, TaskIdentity, decide
+from sched_plugins.airflow.ranges import compact
+from sched_plugins.airflow.settings import HOOK_FIELDS, SchedulerTaskMixin, default_deferrable
+from sched_plugins.airflow.triggers.job import ERROR, JobsTrigger, numbered_job
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from sched_plugins.client import Job
+
+NOT_SUBMITTED = "NOT SUBMITTED"
+FAILURES_KEPT = 1_000
+"""Failures that the XCom lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A job that did not succeed."""
+
+    job_id: str
+    status: str
+    reason: str
+    stdout_uri: str = ""
+
+
+class SubmitJobsOperator(SchedulerTaskMixin, BaseOperator):
+    """
+    Run many jobs, in batches, and wait for all of them together: one wait, however many jobs.
+
+    The jobs are numbered: ``<the task's job id>/000000`` and so on, and share a ``group_id``. A retry of the task
+    waits for those that are live and submits only those again that failed or were cancelled; a clear runs all of them
+    anew.
+
+    Returns ``{"jobs", "succeeded", "failed", "cancelled", …}``, the numbers of jobs; the XCom ``failures`` lists up to
+    1,000 of those that did not succeed.
+
+    :param jobs: The jobs: for each the fields of its spec that differ (templated).
+    :param common: Fields of every job's spec (templated).
+    :param job_id: What the ids of the jobs begin with; by default it follows from the task (templated).
+    :param job_queue: The job queue, instead of the scheduler's own (templated).
+    :param allowed_failures: How many jobs may end otherwise than SUCCEEDED before the task fails.
+    :param failures_shown: How many of them the task log and the error show.
+    :param wait_for_completion: Whether to wait for the ends.
+    :param deferrable: Whether to wait in the triggerer; by default as ``[operators] default_deferrable`` says.
+    :param cancel_on_kill: Cancel the jobs when the task is killed.
+
+    See :class:`~sched_plugins.airflow.hooks.scheduler.SchedulerHook` for the parameters about the connection.
+    """
+
+    template_fields: Sequence[str] = (*HOOK_FIELDS, "jobs", "common", "job_id", "job_queue")
+    template_fields_renderers = {"jobs": "json", "common": "json"}
+    ui_color = "#e6f2ef"
+
+    def __init__(
+        self,
+        *,
+        jobs: Sequence[Mapping[str, Any]],
+        common: Mapping[str, Any] | None = None,
+        job_id: str | None = None,
+        job_queue: str | None = None,
+        allowed_failures: int = 0,
+        failures_shown: int = 20,
+        wait_for_completion: bool = True,
+        deferrable: bool | None = None,
+        cancel_on_kill: bool = True,
+        scheduler: str | None = None,
+        environment: str | None = None,
+        aws_conn_id: str | None = "aws_default",
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.take_hook_settings(scheduler, environment, aws_conn_id, region_name, verify, botocore_config)
+        self.jobs = jobs
+        self.common = common
+        self.job_id = job_id
+        self.job_queue = job_queue
+        self.allowed_failures = allowed_failures
+        self.failures_shown = failures_shown
+        self.wait_for_completion = wait_for_completion
+        self.deferrable = default_deferrable() if deferrable is None else deferrable
+        self.cancel_on_kill = cancel_on_kill
+        self._live_jobs: list[str] = []
+
+    def execute(self, context: Context) -> dict[str, int]:
+        """Submit those that have not succeeded, and wait for all that are live."""
+        identity, ids = self.identity(context), self._ids(context)
+        with translated():
+            waiting = self._submit(identity, ids)
+            self._live_jobs = ids
+            if not self.wait_for_completion:
+                return {"jobs": len(ids)}
+            if waiting and self.deferrable:
+                numbers = {run_id: compact(found) for run_id, found in waiting.items()}
+                trigger = JobsTrigger(
+                    base=self._base(identity), numbers=numbers, cancel_on_kill=self.cancel_on_kill,
+                    **self.trigger_settings(),
+                )  # fmt: skip
+                self.defer(trigger=trigger, method_name="execute_complete", timeout=self.execution_timeout)
+            self._wait(ids, waiting)
+            return self._finish(context)
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, int]:
+        """Go on when the trigger has seen the last end."""
+        told = event or {}
+        if told.get("status") == ERROR:
+            raise named(str(told.get("kind")), str(told.get("message")))
+        with translated():
+            return self._finish(context)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume after deferral; when the time for that is over, cancel the jobs, as on a worker."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except TaskDeferralTimeout:
+            self._live_jobs = self._ids(context)
+            self.on_kill()
+            raise
+
+    def on_kill(self) -> None:
+        """Cancel the jobs: the task was killed on its worker."""
+        if not self._live_jobs or not self.cancel_on_kill or not self.wait_for_completion:
+            return
+        with translated():
+            answers = self.hook.client.cancel_many(self._live_jobs)
+        self.log.info("Cancelling %s jobs: %s", len(answers), dict(Counter(one.outcome for one in answers)))
+
+    def _base(self, identity: TaskIdentity) -> str:
+        return self.job_id or identity.job_id
+
+    def _ids(self, context: Context) -> list[str]:
+        base = self._base(self.identity(context))
+        return [numbered_job(base, number) for number in range(len(self.jobs))]
+
+    def _submit(self, identity: TaskIdentity, ids: list[str]) -> dict[str, list[int]]:
+        """Submit what has to be; the numbers of all jobs that are to be waited for, by their run ids."""
+        if not ids:
+            raise InvalidRequestException("jobs is empty; give at least one job")
+        if self.job_queue:
+            self.hook.check_queue(self.job_queue)
+        client = self.hook.client
+        known = client.get_many(ids)
+        waiting: dict[str, list[int]] = {}
+        numbers, specs, run_ids = [], [], []
+        for number, job_id in enumerate(ids):
+            decision = decide(job_id, identity.digest, known.get(job_id))
+            if decision.step is Step.ATTACH:
+                waiting.setdefault(decision.run_id, []).append(number)
+            elif decision.step is Step.SUBMIT:
+                group = {"group_id": f"airflow-{identity.digest}"}
+                specs.append({**group, **(self.common or {}), **self.jobs[number], "job_id": job_id})
+                run_ids.append(decision.run_id)
+                numbers.append(number)
+        del known
+        answers = client.submit_many(specs, run_ids=run_ids, queue=self.job_queue or "")
+        refused = [answer for answer in answers if answer.error is not None]
+        if refused and len(refused) == len(answers):
+            error = refused[0].error
+            assert error is not None
+            raise as_airflow(error) from error
+        for number, answer in zip(numbers, answers, strict=True):
+            if answer.error is None:
+                waiting.setdefault(answer.run_id, []).append(number)
+        self.log.info(
+            "%s jobs: %s submitted, %s live already, %s succeeded already, %s refused",
+            len(ids), len(answers) - len(refused), sum(map(len, waiting.values())) - len(answers) + len(refused),
+            len(ids) - len(answers) - sum(map(len, waiting.values())) + len(answers) - len(refused), len(refused),
+        )  # fmt: skip
+        return waiting
+
+    def _wait(self, ids: list[str], waiting: Mapping[str, list[int]]) -> None:
+        from sched_plugins.client import Run
+
+        runs = [Run(ids[number], run_id) for run_id, numbers in waiting.items() for number in numbers]
+        for done, _ in enumerate(self.hook.client.watch(runs), 1):
+            if done % 500 == 0:
+                self.log.info("%s of %s jobs have ended", done, len(runs))
+
+    def _finish(self, context: Context) -> dict[str, int]:
+        identity, ids = self.identity(context), self._ids(context)
+        self._live_jobs = []
+        records = self.hook.client.get_many(ids)
+        failures = list(_failures(ids, records, identity.digest))
+        counts = Counter(failure.status for failure in failures)
+        summary = {"jobs": len(ids), "succeeded": len(ids) - len(failures)}
+        summary |= {status.lower().replace(" ", "_"): number for status, number in counts.items()}
+        self.log.info("%s", ", ".join(f"{number} {name}" for name, number in summary.items()))
+        shown = [f"{one.job_id}: {one.status}, {one.reason}" for one in failures[: self.failures_shown]]
+        for line in shown:
+            self.log.error("%s", line)
+        if self.do_xcom_push:
+            told = [{name: getattr(one, name) for name in Failure.__slots__} for one in failures[:FAILURES_KEPT]]
+            context["ti"].xcom_push(key="failures", value=told)
+            context["ti"].xcom_push(key="summary", value=summary)
+        if len(failures) > self.allowed_failures:
+            more = f"; and {len(failures) - len(shown)} more" if len(failures) > len(shown) else ""
+            raise JobFailedException(
+                f"{len(failures)} of {len(ids)} jobs did not succeed ({self.allowed_failures} are allowed): "
+                f"{'; '.join(shown)}{more}. A retry submits only these again."
+            )
+        return summary
+
+
+def _failures(ids: Sequence[str], records: Mapping[str, Job], digest: str) -> Iterator[Failure]:
+    for job_id in ids:
+        record = records.get(job_id)
+        decision = decide(job_id, digest, record)
+        if decision.step is Step.TAKE:
+            continue
+        if record is None or decision.run_id == f"{digest}-1":
+            yield Failure(job_id, NOT_SUBMITTED, "the scheduler refused it; the log above says why")
+        elif decision.step is Step.LOST:
+            yield Failure(job_id, "LOST", f"run {record.run_id!r} has taken its place")
+        else:
+            yield Failure(job_id, str(record.status), record.status_reason or "no reason given", record.stdout_uri)

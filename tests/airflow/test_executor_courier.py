@@ -1,0 +1,254 @@
+"""The courier: what it makes of answers, of silence and of time, and how many calls it takes."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from executor_fakes import FakeScheduler
+from test_executor_rules import conf
+
+from sched_plugins.airflow.executors.courier import Courier, News, Task
+from sched_plugins.airflow.executors.outcome import Outcome
+from sched_plugins.airflow.executors.settings import read_settings
+from sched_plugins.airflow.executors.task_options import parameter_name
+from sched_plugins.airflow.executors.workload_store import left_over
+from sched_plugins.client import Status
+from sched_plugins.errors import InvalidJob, NotPermitted, Throttled, Unknown
+
+WAITING = None
+
+
+@pytest.fixture
+def scheduler() -> FakeScheduler:
+    return FakeScheduler()
+
+
+@pytest.fixture
+def courier(scheduler: FakeScheduler) -> Courier:
+    return scheduler.courier(read_settings(conf()))
+
+
+def task(job_id: str) -> Task:
+    """A task; each of its workloads has a token of its own."""
+    tokens = (f"{job_id} token {number}" for number in itertools.count())
+    fields = {"job_id": job_id, "queue": "work-job-queue"}
+    return Task(job_id, parameter_name("work", job_id), fields, lambda: next(tokens))
+
+
+def rounds(courier: Courier, scheduler: FakeScheduler, seconds: float = 1.0, number: int = 1) -> list[News]:
+    news = []
+    for _ in range(number):
+        scheduler.now += seconds
+        courier.round()
+        news += courier.news()
+    return news
+
+
+def name(job_id: str) -> str:
+    return parameter_name("work", job_id)
+
+
+def test_a_task_is_stored_submitted_and_told_of_when_it_ends(courier: Courier, scheduler: FakeScheduler) -> None:
+    courier.hand_over([task("a"), task("b")])
+    assert rounds(courier, scheduler) == []
+    assert scheduler.workloads == {name("a"): "a token 0", name("b"): "b token 0"}
+    assert scheduler.jobs["a"].run_id == "a"
+    scheduler.end("a")
+    scheduler.end("b", Status.FAILED, status_reason="why")
+    assert {one.job_id: one.outcome.succeeded for one in rounds(courier, scheduler) if one.outcome} == {
+        "a": True,
+        "b": False,
+    }
+    assert scheduler.workloads == {}, "what an ended job left is deleted"
+    assert rounds(courier, scheduler, number=3) == []
+
+
+def test_calls_do_not_grow_with_the_tasks_that_run(courier: Courier, scheduler: FakeScheduler) -> None:
+    courier.hand_over([task(str(number)) for number in range(200)])
+    rounds(courier, scheduler)
+    assert scheduler.calls["put"] == 200
+    assert scheduler.calls["submit"] == 1
+    scheduler.calls.clear()
+    rounds(courier, scheduler, number=10)
+    assert scheduler.calls == {"look": 10}
+
+
+def test_looks_are_no_closer_than_configured(courier: Courier, scheduler: FakeScheduler) -> None:
+    courier.hand_over([task("a")])
+    rounds(courier, scheduler)
+    scheduler.calls.clear()
+    rounds(courier, scheduler, seconds=0.1, number=40)
+    assert 3 <= scheduler.calls["look"] <= 4
+
+
+@pytest.mark.parametrize("error", [Throttled("slow"), Unknown("no answer")])
+def test_a_submission_without_an_answer_is_made_again(
+    courier: Courier, scheduler: FakeScheduler, error: Exception
+) -> None:
+    courier.hand_over([task("a")])
+    scheduler.refused["a"] = error  # type: ignore[assignment]
+    scheduler.lost_replies = 1
+    assert rounds(courier, scheduler, number=5) == []
+    assert 2 <= scheduler.calls["submit"] < 5, "with pauses that grow"
+    del scheduler.refused["a"]
+    rounds(courier, scheduler, seconds=60)
+    scheduler.end("a")
+    assert [one.outcome for one in rounds(courier, scheduler)] == [Outcome(True)]
+
+
+@pytest.mark.parametrize("error", [InvalidJob("bad"), NotPermitted("no")])
+def test_a_refused_submission_fails_the_task(courier: Courier, scheduler: FakeScheduler, error: Exception) -> None:
+    courier.hand_over([task("a"), task("b")])
+    scheduler.refused["a"] = error  # type: ignore[assignment]
+    [news] = rounds(courier, scheduler)
+    assert news.job_id == "a"
+    assert news.outcome is not None
+    assert str(error) in news.outcome.reason
+    assert list(scheduler.workloads) == [name("b")]
+
+
+def test_what_cannot_be_stored_is_not_submitted(courier: Courier, scheduler: FakeScheduler) -> None:
+    courier.hand_over([task("a"), task("b"), task("c")])
+    scheduler.refused |= {name("a"): NotPermitted("no key"), name("b"): Throttled("slow")}
+    [news] = rounds(courier, scheduler)
+    assert (news.job_id, list(scheduler.jobs)) == ("a", ["c"])
+    del scheduler.refused[name("b")]
+    rounds(courier, scheduler, seconds=5)
+    assert sorted(scheduler.jobs) == ["b", "c"]
+
+
+def test_a_lost_job_is_a_failure(courier: Courier, scheduler: FakeScheduler) -> None:
+    courier.hand_over([task("a")])
+    rounds(courier, scheduler)
+    del scheduler.jobs["a"]
+    [news] = rounds(courier, scheduler)
+    assert news.outcome is not None
+    assert not news.outcome.succeeded
+
+
+def test_a_look_without_an_answer_says_nothing(courier: Courier, scheduler: FakeScheduler) -> None:
+    courier.hand_over([task("a")])
+    rounds(courier, scheduler)
+    scheduler.end("a")
+    scheduler.broken["look"] = Unknown("no answer")
+    assert rounds(courier, scheduler, number=3) == []
+    del scheduler.broken["look"]
+    assert [one.outcome for one in rounds(courier, scheduler)] == [Outcome(True)]
+
+
+def test_a_task_that_waits_is_told_of_and_its_token_renewed(courier: Courier, scheduler: FakeScheduler) -> None:
+    courier.hand_over([task("a"), task("b")])
+    rounds(courier, scheduler)
+    scheduler.end("b", Status.RUNNING)
+    # Airflow is patient for 600 s, and so long does a token live.
+    assert rounds(courier, scheduler, seconds=290) == []
+    assert rounds(courier, scheduler, seconds=20) == [News("a", WAITING)]
+    assert scheduler.workloads == {name("a"): "a token 1", name("b"): "b token 0"}
+    scheduler.calls.clear()
+    assert rounds(courier, scheduler, seconds=300, number=3) == [News("a", WAITING)] * 3
+    assert scheduler.calls == {"look": 3, "get": 3, "put": 3}
+
+
+def test_a_long_lived_token_is_renewed_more_rarely(scheduler: FakeScheduler) -> None:
+    courier = scheduler.courier(read_settings(conf(token_lifetime="3600")))
+    courier.hand_over([task("a")])
+    rounds(courier, scheduler)
+    assert rounds(courier, scheduler, seconds=310, number=5) == [News("a", WAITING)] * 5
+    assert scheduler.calls["put"] == 1
+    rounds(courier, scheduler, seconds=310)
+    assert scheduler.workloads == {name("a"): "a token 1"}
+
+
+def test_a_second_attempt_gets_no_workload(courier: Courier, scheduler: FakeScheduler) -> None:
+    """The first attempt may have started the task; a token now would let it run beside itself."""
+    courier.hand_over([task("a")])
+    rounds(courier, scheduler)
+    scheduler.end("a", Status.QUEUED, attempt=2)
+    assert rounds(courier, scheduler, seconds=310, number=3) == []
+    assert scheduler.calls["put"] == 1
+
+
+def test_a_revoked_task_is_cancelled_and_forgotten(courier: Courier, scheduler: FakeScheduler) -> None:
+    courier.hand_over([task("a")])
+    rounds(courier, scheduler)
+    courier.revoke("a")
+    courier.revoke("never seen")
+    scheduler.end("a", Status.CANCELLED)
+    assert rounds(courier, scheduler, number=2) == []
+    assert sorted(scheduler.cancelled) == ["a", "never seen"]
+    assert scheduler.workloads == {}
+
+
+def test_a_task_revoked_before_it_was_submitted_is_not_submitted(courier: Courier, scheduler: FakeScheduler) -> None:
+    courier.hand_over([task("a")])
+    courier.revoke("a")
+    rounds(courier, scheduler, number=2)
+    assert scheduler.jobs == {}
+
+
+def test_an_unanswered_cancellation_is_made_again(courier: Courier, scheduler: FakeScheduler) -> None:
+    courier.hand_over([task("a")])
+    rounds(courier, scheduler)
+    scheduler.broken["cancel"] = Unknown("no answer")
+    courier.revoke("a")
+    rounds(courier, scheduler)
+    assert scheduler.cancelled == []
+    del scheduler.broken["cancel"]
+    rounds(courier, scheduler, number=2)
+    assert scheduler.cancelled == ["a"]
+
+
+def test_leftovers_are_deleted_though_one_call_fails(courier: Courier, scheduler: FakeScheduler) -> None:
+    courier.hand_over([task("a")])
+    rounds(courier, scheduler)
+    scheduler.end("a")
+    scheduler.broken["delete"] = Throttled("slow")
+    rounds(courier, scheduler)
+    assert scheduler.workloads
+    del scheduler.broken["delete"]
+    rounds(courier, scheduler)
+    assert not scheduler.workloads
+
+
+def test_workloads_of_the_dead_are_found(courier: Courier, scheduler: FakeScheduler) -> None:
+    old = datetime.now(UTC) - timedelta(hours=2)
+    scheduler.workloads |= {name("gone"): "token", name("ended"): "token", name("live"): "token", name("new"): "token"}
+    scheduler.written = {**dict.fromkeys(scheduler.workloads, old), name("new"): datetime.now(UTC)}
+    for job_id in ("ended", "live"):
+        scheduler.submit_many([{"job_id": job_id}], run_ids=[job_id])
+    scheduler.end("ended")
+    rounds(courier, scheduler)
+    assert sorted(scheduler.workloads) == [name("live"), name("new")]
+    scheduler.calls.clear()
+    rounds(courier, scheduler, number=5)
+    assert scheduler.calls["list"] == 0, "once an hour"
+
+
+def test_adopted_tasks_are_followed_and_not_submitted(courier: Courier, scheduler: FakeScheduler) -> None:
+    scheduler.submit_many([{"job_id": "a"}], run_ids=["a"])
+    adopted = task("a")
+    adopted.fields = {}
+    courier.adopt([adopted])
+    assert rounds(courier, scheduler, seconds=310, number=2)[-1] == News("a", WAITING)
+    assert scheduler.calls["submit"] == 1
+    scheduler.end("a")
+    assert [one.outcome for one in rounds(courier, scheduler)] == [Outcome(True)]
+
+
+def test_its_thread_goes_on_after_a_round_that_failed(courier: Courier, scheduler: FakeScheduler) -> None:
+    scheduler.broken["submit"] = RuntimeError("a defect")  # type: ignore[assignment]
+    courier.start()
+    courier.hand_over([task("a")])
+    courier.ask()
+    while not scheduler.calls["submit"]:
+        pass
+    del scheduler.broken["submit"]
+    courier.stop(10)
+    assert "a" in scheduler.jobs, "what was handed over is submitted before it ends"
+    assert scheduler.calls["close"] == 1
+
+
+def test_left_over_are_those_whose_jobs_are_not_live() -> None:
+    assert left_over([name("a"), name("b")], {"a"}) == [name("b")]

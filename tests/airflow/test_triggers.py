@@ -1,0 +1,191 @@
+"""Triggers that share a stream, in Airflow's own manager of shared streams."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from airflow.triggers.shared_stream import SharedStreamManager
+from test_client_watch import Table
+
+from sched_plugins.airflow.triggers import watcher
+from sched_plugins.airflow.triggers.base import SchedulerTrigger
+from sched_plugins.airflow.triggers.job import JobsTrigger, JobTrigger, SharedWatchTrigger
+from sched_plugins.core.state import Status
+from sched_plugins.errors import NotPermitted, SchedulerError, Throttled
+
+NOW = datetime.now(UTC)
+
+
+class AsyncTable:
+    """The job table in memory, awaited, with troubles; it counts the calls."""
+
+    def __init__(self) -> None:
+        self.table = Table()
+        self.calls = 0
+        self.opened = 0
+        self.troubles: list[SchedulerError] = []
+
+    def _call(self) -> None:
+        self.calls += 1
+        if self.troubles:
+            raise self.troubles.pop(0)
+
+    async def get_many(self, job_ids: Any) -> Any:
+        self._call()
+        return self.table.get_many(job_ids)
+
+    async def newest_end(self, shard: int) -> str:
+        self._call()
+        return self.table.newest_end(shard)
+
+    async def ended_since(self, shard: int, since: str) -> Any:
+        self._call()
+        return self.table.ended_since(shard, since)
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> AsyncTable:
+    made = AsyncTable()
+
+    @asynccontextmanager
+    async def opened(self: Any) -> Any:
+        made.opened += 1
+        yield made
+
+    monkeypatch.setattr(SharedWatchTrigger, "_open_reader", opened)
+    for name, seconds in (("SHORTEST", 0.02), ("GATHER", 0.01), ("LONGEST_BACKOFF", 0.02)):
+        monkeypatch.setattr(watcher, name, seconds)
+    monkeypatch.setattr("sched_plugins.airflow.triggers.job.LONGEST", 0.05)
+    return made
+
+
+async def fired(manager: SharedStreamManager, number: int, trigger: SchedulerTrigger) -> Any:
+    """What the triggerer does with a trigger: the payload of its first event."""
+    key = trigger.shared_stream_key()
+    assert key is not None
+    stream = manager.subscribe(trigger_id=number, trigger=trigger, key=key)
+    try:
+        async for event in trigger.filter_shared_stream(stream):
+            return event.payload
+    finally:
+        await manager.unsubscribe(number, key)
+
+
+def waiting(number: int, run_id: str = "r") -> JobTrigger:
+    return JobTrigger(job_id=f"j{number}", run_id=run_id, scheduler="sim")
+
+
+async def until(true: Any) -> None:
+    while not true():
+        await asyncio.sleep(0.01)
+
+
+def test_a_thousand_triggers_share_one_poller(jobs: AsyncTable) -> None:
+    async def scene() -> list[Any]:
+        manager = SharedStreamManager()
+        for number in range(1000):
+            jobs.table.submit(f"j{number}", "r")
+        tasks = [asyncio.create_task(fired(manager, number, waiting(number))) for number in range(1000)]
+        await until(lambda: sum(jobs.table.read) >= 1000)
+        before, looks = jobs.calls, 4 * 5
+        await until(lambda: jobs.calls >= before + looks)
+        assert sum(jobs.table.read) == 1000, "each job was read itself once, and not again while it waits"
+        for number in range(1000):
+            jobs.table.end(f"j{number}", number, status=Status.FAILED if number == 7 else Status.SUCCEEDED)
+        return await asyncio.gather(*tasks)
+
+    payloads = asyncio.run(scene())
+    assert jobs.opened == 1
+    assert [one["job_status"] for one in payloads].count("SUCCEEDED") == 999
+    assert payloads[7] == {
+        "status": "ended", "job_id": "j7", "run_id": "r", "standing": "ended", "job_status": "FAILED",
+    }  # fmt: skip
+
+
+def test_who_comes_late_misses_nothing_and_a_restart_goes_on(jobs: AsyncTable) -> None:
+    async def scene() -> None:
+        manager = SharedStreamManager()
+        for number in range(30):
+            jobs.table.submit(f"j{number}", "r")
+        first = [asyncio.create_task(fired(manager, number, waiting(number))) for number in range(20)]
+        await until(lambda: jobs.calls > 8)
+        jobs.table.end("j25", 1.0, indexed=False)
+        late = await asyncio.wait_for(fired(manager, 25, waiting(25)), 5)
+        assert late["job_status"] == "SUCCEEDED", "it had ended before anybody waited for it"
+        # The triggerer stops: nothing is cancelled, and nothing is left. Another one goes on.
+        for task in first:
+            task.cancel()
+        await asyncio.gather(*first, return_exceptions=True)
+        jobs.table.end("j3", 2.0)
+        again = SharedStreamManager()
+        tasks = [asyncio.create_task(fired(again, number, waiting(number))) for number in range(20)]
+        assert (await asyncio.wait_for(tasks[3], 5))["job_status"] == "SUCCEEDED"
+        jobs.table.end("j4", 3.0)
+        assert (await asyncio.wait_for(tasks[4], 5))["job_status"] == "SUCCEEDED"
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(scene())
+
+
+def test_a_throttle_fails_nobody_and_a_refusal_tells_everybody(jobs: AsyncTable) -> None:
+    async def scene() -> None:
+        manager = SharedStreamManager()
+        for number in range(3):
+            jobs.table.submit(f"j{number}", "r")
+        jobs.troubles = [Throttled("slow down")] * 5
+        tasks = [asyncio.create_task(fired(manager, number, waiting(number))) for number in range(3)]
+        await until(lambda: not jobs.troubles and jobs.calls > 7)
+        jobs.table.end("j0", 1.0)
+        assert (await asyncio.wait_for(tasks[0], 5))["job_status"] == "SUCCEEDED"
+        for task in tasks[1:]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        jobs.troubles = [NotPermitted("cannot follow jobs: ask for the reader policy")]
+        refused = SharedStreamManager()
+        told = await asyncio.gather(*(fired(refused, number, waiting(number)) for number in (1, 2)))
+        message = "cannot follow jobs: ask for the reader policy"
+        assert told == [{"status": "error", "kind": "NotPermittedException", "message": message}] * 2
+
+    async def bounded() -> None:
+        await asyncio.wait_for(scene(), 20)
+
+    asyncio.run(bounded())
+
+
+def test_many_jobs_are_one_trigger(jobs: AsyncTable) -> None:
+    trigger = JobsTrigger(base="t", numbers={"d-1": "0-2,5", "d-2": "3"}, scheduler="sim")
+    assert [(run.job_id, run.run_id) for run in trigger.runs()] == [
+        *((f"t/00000{number}", "d-1") for number in (0, 1, 2, 5)), ("t/000003", "d-2"),
+    ]  # fmt: skip
+    for run in trigger.runs():
+        jobs.table.submit(run.job_id, run.run_id)
+        jobs.table.end(run.job_id, 1.0)
+
+    async def alone() -> Any:
+        return [event.payload async for event in trigger.run()]
+
+    assert asyncio.run(alone()) == [{"status": "ended", "ended": 5, "succeeded": 5}]
+
+
+SETTINGS = {
+    "scheduler": "sim", "environment": "e", "aws_conn_id": "c", "region_name": "eu-west-1", "verify": "/ca.pem",
+    "botocore_config": {"retries": {"mode": "standard"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trigger", [JobTrigger(job_id="j", run_id="r", cancel_on_kill=False, **SETTINGS)])
+def test_every_setting_is_kept_and_decides_who_shares(trigger: JobTrigger) -> None:
+    path, kwargs = trigger.serialize()
+    assert path == "sched_plugins.airflow.triggers.job.JobTrigger"
+    assert kwargs == {**SETTINGS, "job_id": "j", "run_id": "r", "cancel_on_kill": False}
+    same = JobsTrigger(job_ids=["other"], **{**SETTINGS, "environment": None})
+    assert trigger.shared_stream_key() == same.shared_stream_key()
+    for name, value in (("aws_conn_id", "d"), ("region_name", "x"), ("verify", False), ("scheduler", "y"),
+                        ("botocore_config", None)):  # fmt: skip
+        assert JobTrigger(**{**kwargs, name: value}).shared_stream_key() != trigger.shared_stream_key()
