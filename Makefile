@@ -22,6 +22,8 @@ $(BIN)/uv:
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
+DEVELOPMENT := -e '.[airflow,demo]' --group dev  # a comma would end an argument of `call`
+
 # What only pip can reach (an index of its own configuration, say) is installed by pip.
 install = { $(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements.lock $(1) || \
 	{ $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' && \
@@ -34,7 +36,7 @@ $(VENV)/.demo: pyproject.toml requirements.lock | $(BIN)/uv
 
 $(VENV)/.dev: pyproject.toml requirements.lock | $(BIN)/uv
 	@echo "Installing into $(VENV) …"
-	@$(call install,-e '.[demo]' --group dev)
+	@$(call install,$(DEVELOPMENT))
 	@touch $(VENV)/.demo $@
 
 $(VENV)/.checkov: requirements-checkov.lock | $(BIN)/uv
@@ -62,7 +64,7 @@ schema: $(VENV)/.demo  ## Renew the JSON Schema of pipeline files
 		> src/sched_plugins/pipeline/pipeline.schema.json
 
 lock: | $(BIN)/uv  ## Renew requirements.lock
-	@$(BIN)/uv pip compile --universal --python-version 3.11 --extra demo --group dev --upgrade \
+	@$(BIN)/uv pip compile --universal --python-version 3.11 --extra airflow --extra demo --group dev --upgrade \
 		--no-header --no-emit-index-url --quiet -o requirements.lock pyproject.toml
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --group checkov --upgrade \
 		--no-header --no-emit-index-url --quiet -o requirements-checkov.lock
