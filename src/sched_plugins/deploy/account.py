@@ -65,8 +65,8 @@ class Account:
                 if "endpoint" not in str(error):
                     raise
                 raise InvalidSettings(
-                    f"{os.environ.get('AWS_ENDPOINT_URL')!r} is no endpoint; write --endpoint-url (or AWS_ENDPOINT_URL) "
-                    "as http://HOST:PORT or https://HOST"
+                    f"{os.environ.get('AWS_ENDPOINT_URL')!r} is no endpoint; write --endpoint-url (or "
+                    "AWS_ENDPOINT_URL) as http://HOST:PORT or https://HOST"
                 ) from None
         return self._clients[service]
 
