@@ -132,7 +132,7 @@ def translated(doing: str) -> Iterator[None]:
         yield
     except exceptions.NoRegionError as error:
         raise InvalidSettings(
-            f"{doing}: no AWS region is set. Give one (--region, AWS_REGION or AWS_DEFAULT_REGION, or a "
+            f"{doing}: no AWS region is set. Set AWS_DEFAULT_REGION or AWS_REGION, or give --region or a "
             'profile that has one); for the laptop stack, run `eval "$(sched local env)"`.'
         ) from error
     except (
