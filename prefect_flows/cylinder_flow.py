@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -222,6 +223,9 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=Path("demo-results"))
     parser.add_argument("--scheduler", default="", help="a deployed scheduler; empty: a laptop stack of its own")
     options = parser.parse_args()
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        # As Ctrl-C does: unwind, so that the stack and the Prefect server are taken down.
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))
     try:
         with ExitStack() as stack:
             wait_for_prefect = stack.enter_context(prefect_server())

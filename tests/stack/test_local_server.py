@@ -150,6 +150,20 @@ def test_two_that_start_at_once_share_one_server(folder: Path) -> None:
     assert len({info.pid for info in found}) == 1
 
 
+def test_who_gives_up_while_it_starts_leaves_no_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    def given_up(info: StackInfo) -> bool:
+        started.append(info.pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lifecycle, "_healthy", given_up)
+    with pytest.raises(KeyboardInterrupt):
+        lifecycle.up(state_dir=folder)
+    assert processes.start_time(started[0]) is None
+    eventually(lambda: belonging(folder) == [])
+
+
 def test_a_port_that_is_taken_is_named(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

@@ -131,7 +131,7 @@ def test_orchestrated_and_repeated(deployment: pipelines.Deployment, inputs: Pat
     again = list(pipelines.run_orchestrated(deployment, run=name, parameters=parameters, inputs=inputs, timeout=60))
     assert {one.stage: one.job.run_id for one in again} == {stage: job.run_id for stage, job in before.items() if job}
     assert [job.attempt for job in run.records().values() if job] == [1, 1, 1, 1]
-    with pytest.raises(InvalidInput, match="stage 'start' SUCCEEDED with the parameters .*good morning.*good night"):
+    with pytest.raises(InvalidInput, match=r"stage 'start' SUCCEEDED with the parameters .*good morning.*good night"):
         list(pipelines.run_orchestrated(deployment, run=name, parameters={"start": {"greeting": "good night"}}))
     with pytest.raises(InvalidInput, match="choose another name"):
         pipelines.run_stage(deployment, name, "left", parameters={"broken": 1})
@@ -197,3 +197,42 @@ def test_the_manifest_tells_what_was_written(deployment: pipelines.Deployment, i
     assert manifest["job_id"] == run.job_id("start")
     assert [file["key"] for file in manifest["files"]] == ["start.txt"]
     assert manifest["parameters"] == {"greeting": "hello"}
+
+
+def test_a_pipeline_is_planned_deployed_and_destroyed_by_command(stack: None, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from sched_plugins.cli.main import app
+
+    stages = [{"name": "one", "executable": "one.sh"}, {"name": "two", "executable": "two.sh", "after": ["one"]}]
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.sh").write_text("#!/bin/sh\necho done > out.txt\n")
+    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump({"name": "gone", "stages": stages}))
+
+    def sched(line: str, code: int = 0) -> str:
+        ran = CliRunner().invoke(app, [*line.split(), str(tmp_path), *("--json",)], prog_name="sched")
+        assert ran.exit_code == code, ran.output
+        return ran.stdout
+
+    def there() -> set[str]:
+        return {one.name for one in deploy.list_stacks()} & {"gone-one", "gone-two"}
+
+    sched("destroy pipeline --yes", code=4)
+    plan = json.loads(sched(f"deploy pipeline -s {SCHEDULER} --plan"))
+    assert [(stage["environment"], stage["outcome"]) for stage in plan["stages"]] == [
+        ("gone-one", "planned"), ("gone-two", "planned"),
+    ]  # fmt: skip
+    assert {"action": "Add", "resource": "JobQueue", "type": "AWS::SQS::Queue", "replacement": ""} in plan["stages"][0][
+        "changes"
+    ]
+    assert there() == set()
+    sched(f"deploy pipeline -s {SCHEDULER}")
+    assert there() == {"gone-one", "gone-two"}
+    sched("destroy pipeline", code=2)
+    assert "holds objects" in sched("destroy pipeline --yes", code=1)
+    planned = json.loads(sched("destroy pipeline --plan --delete-data"))
+    assert [stage["name"] for stage in planned["stages"]] == ["gone-one", "gone-two"]
+    assert "AWS::S3::Bucket" in {one["type"] for one in planned["stages"][1]["resources"]}
+    assert there() == {"gone-one", "gone-two"}, "neither a plan nor a refusal deletes anything"
+    sched("destroy pipeline --yes --delete-data")
+    assert there() == set()

@@ -424,9 +424,12 @@ class Deploying:
             change = self._deploy.Change("Add", "JobQueue", "AWS::SQS::Queue")
             options["on_plan"]((change,))
             now = datetime(2026, 1, 1, tzinfo=UTC)
-            options["on_event"](
-                self._deploy.StackEvent(name, "JobQueue", "AWS::SQS::Queue", "CREATE_COMPLETE", "", "q", now)
-            )
+            for resource, type_, status in (
+                ("JobQueue", "AWS::SQS::Queue", "CREATE_COMPLETE"),
+                ("Alarm", "AWS::CloudWatch::Alarm", "CREATE_FAILED"),
+                (name, "AWS::CloudFormation::Stack", "CREATE_COMPLETE"),
+            ):
+                options["on_event"](self._deploy.StackEvent(name, resource, type_, status, "", "q", now))
             kind: Any = called.removeprefix("deploy_")
             outcome: Any = "planned" if options["plan_only"] else "created"
             return self._deploy.Deployment(name, kind, outcome, (change,), {"SchedulerName": "sim"})
@@ -478,8 +481,14 @@ def test_a_deployment_shows_its_plan_its_steps_and_its_outputs(
     ran = sched("deploy", "scheduler", "sim")
     assert "sim: creating 1 resources" in ran.err
     assert "SchedulerName  sim" in ran.out
-    assert "CREATE_COMPLETE  sim/JobQueue (AWS::SQS::Queue)" in ran.err
+    assert "JobQueue" not in ran.err, "in a pipe only what matters is told"
+    assert "CREATE_FAILED  sim/Alarm (AWS::CloudWatch::Alarm)" in ran.err
+    assert "CREATE_COMPLETE  sim/sim (AWS::CloudFormation::Stack)" in ran.err
     assert "scheduler sim: created" in ran.err
+    assert ran.err.splitlines()[-1].startswith("  sched deploy environment NAME --scheduler sim ")
+    ran = sched("deploy", "environment", "env", "-s", "sim")
+    assert ran.err.splitlines()[-1] == "  sched upload FOLDER --executable NAME --environment env"
+    assert "sched upload" not in sched("deploy", "environment", "env", "-s", "sim", "--json").err
 
 
 def test_a_parameter_that_takes_one_value_is_not_given_twice(

@@ -101,6 +101,8 @@ CASES = [
     ("attach -s sim worker", 2, "'worker' is not the id of an instance"),
     ("attach -s sim i-1", 4, "there is no instance 'i-1' in region eu-west-1"),
     ("destroy sim", 2, "destroying 'sim' needs --yes where nobody can be asked"),
+    ("destroy sim pipeline.yaml --yes", 2, "a pipeline is `sched destroy pipeline FILE`"),
+    ("destroy pipeline none.yaml --yes", 2, "none.yaml"),
     ("deploy environment env", 2, "no scheduler is named"),
     ("deploy scheduler sim --no-such-parameter 1", 2, "No such option"),
     ("deploy scheduler sim --requeue-after-seconds", 2, "option --requeue-after-seconds needs a value"),

@@ -210,3 +210,37 @@ def test_refuses_values_before_anything_is_called(
 ) -> None:
     with pytest.raises(InvalidSettings, match=message):
         checked(template, values)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("StageParameters", "{bad", "--stage-parameters: '{bad' must be a JSON object"),
+        ("StageParameters", "{bad}", "--stage-parameters: '{bad}' is not JSON"),
+        ("StageParameters", "[1]", "must be a JSON object"),
+        ("InstanceTypes", "banana", "--instance-types: 'banana' must be instance types such as c7i.large"),
+        ("InstanceTypes", ["c7i.large", "C5.large"], "must be instance types"),
+        ("SubnetIds", "nope", "--subnet-ids: 'nope' must be ids of subnets"),
+        ("SecurityGroupIds", "sg-1,subnet-1", "must be ids of security groups"),
+    ],
+)
+def test_a_value_that_would_fail_later_is_refused_by_its_shape(name: str, value: Any, said: str) -> None:
+    with pytest.raises(InvalidSettings) as refused:
+        checked(templates.load("environment"), {name: value})
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("StageParameters", '{"a": {"b": [1]}}'),
+        ("StageParameters", ' {\n"a": "}"\n}\n'),
+        ("InstanceTypes", "c7i.large,c5*,m5a.*,*.xlarge,u-6tb1.metal,r*,mac2-m2.metal,p4d.24xlarge"),
+        ("SubnetIds", "subnet-0a1b,subnet-2"),
+        ("SubnetIds", ""),
+        ("SecurityGroupIds", ["sg-0a1b"]),
+        ("SecurityGroupIds", ""),
+    ],
+)
+def test_a_value_of_the_right_shape_is_taken(name: str, value: Any) -> None:
+    assert checked(templates.load("environment"), {name: value})[name] or value == ""

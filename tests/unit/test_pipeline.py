@@ -22,7 +22,7 @@ SHIPPED = Path(__file__).parents[2] / "src" / "sched_plugins" / "pipeline" / "pi
 
 def written(folder: Path, **content: Any) -> Path:
     for stage in content.get("stages", []):
-        if isinstance(stage, dict) and isinstance(stage.get("executable"), str):
+        if isinstance(stage, dict) and isinstance(stage.get("executable"), str) and stage["executable"]:
             (folder / stage["executable"]).touch()
     file = folder / "pipeline.yaml"
     file.write_text(yaml.safe_dump(content))
@@ -68,7 +68,17 @@ def test_the_shipped_schema_is_the_model_s() -> None:
     ("content", "says"),
     [
         ({"name": "p", "stages": [{"name": "one", "executable": "a.sh"}]}, "name: "),
-        ({"name": "pipe", "stages": []}, "stages: "),
+        ({"name": "pipe", "stages": []}, "stages: is empty; give at least one"),
+        ({"name": "pipe", "stages": "one"}, "stages: must be a list (got 'one')"),
+        ({"name": "pipe", "stages": ["one"]}, "stage 1: must be a mapping with the fields of a stage"),
+        ({"name": "Pipe", "stages": [{"name": "one", "executable": "a.sh"}]}, "name: use two or more lower-case"),
+        ({"name": "pipe", "stages": [{"name": "one", "executable": "a.sh", "retry": "x"}]}, "must be a whole number"),
+        ({"name": "pipe", "stages": [{"name": "one", "executable": "a.sh", "retry": -1}]}, "must be at least 0"),
+        ({"name": "pipe", "stages": [{"name": "one", "executable": 3}]}, "must be text"),
+        ({"name": "pipe", "stages": [{"name": "one", "executable": ""}]}, "executable: is empty"),
+        ({"name": "pipe", "stages": [{"name": "one", "executable": "a.sh", "parameters": 3}]}, "must be a mapping"),
+        ({"name": "pipe", "stages": [{"name": "one", "executable": "a.sh", "document": "x"}]}, "choose AWS-RunShell"),
+        ({"name": "pipe", "stages": [{"name": "one", "executable": "a.sh", "instance_types": ["x"]}]}, "c7i.large"),
         ({"name": "pipe", "stages": [{"name": "one"}]}, "stage 'one', executable: is missing"),
         ({"name": "pipe", "stages": [{"name": "one", "executable": "a.sh", "afer": []}]}, "did you mean 'after'?"),
         ({"name": "pipe", "stages": [{"name": "one", "executable": "a.sh", "retry": -1}]}, "stage 'one', retry: "),
@@ -82,6 +92,15 @@ def test_a_bad_pipeline_is_refused_with_its_place(tmp_path: Path, content: dict[
     with pytest.raises(InvalidPipeline) as refused:
         load(written(tmp_path, **content))
     assert says in str(refused.value)
+    for word in ("Tuple", "Input", "String", "validation", "NoneType", "dict"):
+        assert word not in str(refused.value)
+    assert str(refused.value).count("stages: is empty") == (content["stages"] == [])
+
+
+def test_an_empty_file_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "pipeline.yaml").touch()
+    with pytest.raises(InvalidPipeline, match="holds nothing, not a mapping"):
+        load(tmp_path)
 
 
 def test_a_missing_file_and_a_missing_executable_are_named(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@
         '''Show a job.'''
 
 The decorator adds the options that every command has (``--json``, ``--debug``) and those of every command that asks
-AWS (``--region``, ``--profile``, ``--endpoint-url``), turns the package's errors into one line and an exit code, and takes what the function returns as
-the exit code (None: 0).
+AWS (``--region``, ``--profile``, ``--endpoint-url``), turns the package's errors into one line and an exit code, and
+takes what the function returns as the exit code (None: 0).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +16,8 @@ from sched_plugins.cli.template_options import EnvironmentTemplateCommand, Sched
 from sched_plugins.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from sched_plugins.deploy import Change, Deployment, StackEvent, Target
+    from sched_plugins.deploy import Change, Deployment, Destruction, StackEvent, Target
+    from sched_plugins.pipeline import Pipeline
 
 _ROWS = 15
 """Rows of the table of an operation under way."""
@@ -98,6 +99,7 @@ def pipeline(
     shell: Shell,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The pipeline.yaml.", show_default=False)],
     scheduler: SchedulerName = None,
+    plan: Plan = False,
     setting: Annotated[
         list[str] | None,
         typer.Option("--parameter", metavar="NAME=VALUE", help="Template parameter for every stage; repeatable."),
@@ -108,6 +110,12 @@ def pipeline(
     from sched_plugins import pipeline as pipelines
 
     found = pipelines.load(file)
+    if plan:
+        settings, tags = pairs("--parameter", setting), pairs("--tag", tag)
+        _show_plans(
+            shell, found, pipelines.plan_pipeline(found, _scheduler_name(scheduler), settings=settings, tags=tags)
+        )
+        return
     with _Shown(shell, found.name).following() as shown:
         done = pipelines.deploy_pipeline(
             found,
@@ -128,7 +136,16 @@ def pipeline(
 
 def destroy(
     shell: Shell,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A scheduler or an environment.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="A scheduler or an environment; or the word pipeline, then FILE.", show_default=False
+        ),
+    ],
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="With pipeline: the pipeline.yaml of what is to go.", show_default=False),
+    ] = None,
     delete_data: Annotated[
         bool,
         typer.Option(
@@ -138,22 +155,49 @@ def destroy(
     cancel_jobs: Annotated[
         bool, typer.Option("--cancel-jobs", help="Also cancel an environment's jobs, and drop its queue's messages.")
     ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be deleted, and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a scheduler or an environment."""
+    """Delete a scheduler, an environment, or all environments of a pipeline (`sched destroy pipeline FILE`)."""
     from sched_plugins import deploy
+    from sched_plugins import pipeline as pipelines
 
-    if not yes:
-        _ask(shell, name, delete_data, cancel_jobs)
-    with _Shown(shell, name).following() as shown:
-        done = deploy.destroy(name, delete_data=delete_data, cancel_jobs=cancel_jobs, on_event=shown.event)
-    kept = [{"type": kind, "name": kept_name} for kind, kept_name in done.kept]
-    shell.output.document({"name": done.name, "kind": done.kind, "kept": kept, "cancelled": list(done.cancelled)})
+    if file is not None and name != "pipeline":
+        raise InvalidInput(f"{str(file)!r} is one name too many; a pipeline is `sched destroy pipeline FILE`")
+    found = pipelines.load(file) if file is not None else None
+    if not (yes or plan):
+        _ask(shell, f"pipeline {found.name}" if found else name, delete_data, cancel_jobs)
+    with _Shown(shell, found.name if found else name).following() as shown:
+        if found:
+            done = pipelines.destroy_pipeline(
+                found, delete_data=delete_data, cancel_jobs=cancel_jobs, plan_only=plan, on_event=shown.event
+            )
+        else:
+            done = [
+                deploy.destroy(
+                    name, delete_data=delete_data, cancel_jobs=cancel_jobs, plan_only=plan, on_event=shown.event
+                )
+            ]
+    documents = [_destroyed(shell, one, plan=plan) for one in done]
+    shell.output.document({"pipeline": found.name, "stages": documents} if found else documents[0])
+    if plan:
+        rows = [(one.name, kind, physical) for one in done for kind, physical in one.resources]
+        shell.output.table(("OF", "TYPE", "NAME"), rows)
+        shell.output.say("nothing was deleted; the same without --plan does it")
+
+
+def _destroyed(shell: Shell, done: Destruction, *, plan: bool) -> dict[str, Any]:
+    """Tell of one stack that is gone, or would be; its document."""
+    known: dict[str, Any] = {"name": done.name, "kind": done.kind}
+    if plan:
+        return {**known, "resources": [{"type": kind, "name": name} for kind, name in done.resources]}
     shell.output.line(f"{done.kind} {done.name} is deleted")
     for job_id in done.cancelled:
         shell.output.say(f"cancelled: {job_id}")
-    for one in kept:
-        shell.output.say(f"kept: {one['type']} {one['name']}")
+    for kind, name in done.kept:
+        shell.output.say(f"kept: {kind} {name}")
+    kept = [{"type": kind, "name": name} for kind, name in done.kept]
+    return {**known, "kept": kept, "cancelled": list(done.cancelled)}
 
 
 def package(
@@ -210,27 +254,59 @@ def _ask(shell: Shell, name: str, delete_data: bool, cancel_jobs: bool) -> None:
         raise InvalidInput(f"{name!r} was not deleted")
 
 
-def _report(shell: Shell, done: Deployment) -> None:
-    changes = [
+def _changes(done: Deployment) -> list[dict[str, Any]]:
+    return [
         {"action": one.action, "resource": one.resource, "type": one.type, "replacement": one.replacement}
         for one in done.changes
     ]
+
+
+def _show_plans(shell: Shell, pipeline: Pipeline, plans: Mapping[str, Deployment]) -> None:
+    stages = [
+        {"stage": stage, "environment": one.name, "outcome": one.outcome, "changes": _changes(one)}
+        for stage, one in plans.items()
+    ]
+    shell.output.document({"pipeline": pipeline.name, "stages": stages})
+    rows = [
+        (one.name, change.action, change.resource, change.type, ", ".join(change.details))
+        for one in plans.values()
+        for change in one.changes
+    ]
+    shell.output.table(("ENVIRONMENT", "CHANGE", "RESOURCE", "TYPE", "PROPERTIES"), rows, empty="nothing would change")
+    for one in plans.values():
+        shell.output.say(f"environment {one.name}: {one.outcome}")
+
+
+def _report(shell: Shell, done: Deployment) -> None:
     shell.output.document(
         {
             "name": done.name,
             "kind": done.kind,
             "outcome": done.outcome,
-            "changes": changes,
+            "changes": _changes(done),
             "outputs": dict(done.outputs),
         }
     )
     shell.output.say(f"{done.kind} {done.name}: {done.outcome}", "green")
-    if done.outcome != "planned":
-        shell.output.facts(sorted(done.outputs.items()))
+    if done.outcome == "planned":
+        return
+    shell.output.facts(sorted(done.outputs.items()))
+    if shell.output.as_json:
+        return
+    if done.kind == "scheduler":
+        shell.output.say(
+            f"  sched deploy environment NAME --scheduler {done.name}      workers come and go with its jobs"
+        )
+    else:
+        shell.output.say(f"  sched submit --environment {done.name} -- COMMAND")
+        shell.output.say(f"  sched upload FOLDER --executable NAME --environment {done.name}")
 
 
 class _Shown:
-    """What a stack operation shows: its plan, then a table of its resources, or a line for each step in a pipe."""
+    """What a stack operation shows: its plan, then a table of its resources while somebody watches.
+
+    In a pipe only what matters: how the stack itself goes on, and what failed.
+    """
 
     def __init__(self, shell: Shell, name: str, *, plan_only: bool = False) -> None:
         self._shell = shell
@@ -263,7 +339,7 @@ class _Shown:
         # What happened last stands last.
         self._rows.pop((event.stack, event.resource), None)
         self._rows[(event.stack, event.resource)] = event
-        if not self._shell.output.is_interactive:
+        if not self._shell.output.is_interactive and (event.is_stack or event.failed):
             why = f": {event.reason}" if event.reason else ""
             self._shell.output.say(
                 f"{cell(event.at)}  {event.status}  {event.stack}/{event.resource} ({event.type}){why}"

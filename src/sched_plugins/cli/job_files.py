@@ -10,7 +10,6 @@ from typing import Any
 
 from sched_plugins.errors import InvalidInput
 
-
 _FORMS = 'give one job, a list of jobs, {"jobs": […]} or, as JSON, one job a line'
 
 

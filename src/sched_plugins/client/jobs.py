@@ -248,7 +248,7 @@ class JobClient:
             stream: ``stdout`` or ``stderr``.
             attempt: which try; the newest that ran by default.
             follow: go on until the run has ended, through its retries.
-            run_id: of the run to follow, from its first attempt on; by default the present one from its present attempt.
+            run_id: of the run to follow, from its first attempt on; by default the present one from where it is.
             timeout: with ``follow``, seconds after which to give up; without end by default.
             on_change: with ``follow``, told of the record first and whenever its state has changed.
 

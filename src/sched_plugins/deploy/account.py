@@ -65,8 +65,8 @@ class Account:
                 if "endpoint" not in str(error):
                     raise
                 raise InvalidSettings(
-                    f"{os.environ.get('AWS_ENDPOINT_URL')!r} is no endpoint; write --endpoint-url (or AWS_ENDPOINT_URL) "
-                    "as http://HOST:PORT or https://HOST"
+                    f"{os.environ.get('AWS_ENDPOINT_URL')!r} is no endpoint; write --endpoint-url (or "
+                    "AWS_ENDPOINT_URL) as http://HOST:PORT or https://HOST"
                 ) from None
         return self._clients[service]
 
@@ -132,7 +132,7 @@ def translated(doing: str) -> Iterator[None]:
         yield
     except exceptions.NoRegionError as error:
         raise InvalidSettings(
-            f"{doing}: no AWS region is set. Give one (--region, AWS_REGION or AWS_DEFAULT_REGION, or a "
+            f"{doing}: no AWS region is set. Set AWS_DEFAULT_REGION or AWS_REGION, or give --region or a "
             'profile that has one); for the laptop stack, run `eval "$(sched local env)"`.'
         ) from error
     except (

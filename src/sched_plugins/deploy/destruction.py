@@ -30,13 +30,14 @@ class Destruction:
     """What a destroyed stack was.
 
     ``kept`` is what its template keeps: type and name of each resource left. ``cancelled`` names the jobs that had not
-    ended.
+    ended. ``resources`` is what a plan would delete: type and name of each.
     """
 
     name: str
     kind: str
     kept: tuple[tuple[str, str], ...] = ()
     cancelled: tuple[str, ...] = ()
+    resources: tuple[tuple[str, str], ...] = ()
 
 
 def destroy(
@@ -44,6 +45,7 @@ def destroy(
     *,
     delete_data: bool = False,
     cancel_jobs: bool = False,
+    plan_only: bool = False,
     on_event: EventCallback | None = None,
     session: boto3.Session | None = None,
 ) -> Destruction:
@@ -53,6 +55,7 @@ def destroy(
     (they are emptied, versions included) and when there are job records. What the template keeps goes too.
     ``cancel_jobs``: of an environment, also when jobs of its queue have not ended: they are cancelled, their workers
     are ended, and their records stay with the scheduler. ``delete_data`` includes it.
+    ``plan_only``: check all that, change nothing, and tell what would be deleted.
 
     Raises:
         NotFound: there is no such stack, or it is not one of a scheduler or an environment.
@@ -79,6 +82,10 @@ def destroy(
         _refuse_with_objects(account, found, resources)
     if unfinished and not cancel_jobs:
         _refuse_with_jobs(found, unfinished)
+    if plan_only:
+        if not (delete_data or cancel_jobs):
+            _stop_workers(account, found, resources, agreed=False)
+        return Destruction(name, found.kind, resources=tuple(resources))
     cancelled = unfinished.cancel() if unfinished and cancel_jobs else ()
     _stop_workers(account, found, resources, delete_data or cancel_jobs)
     for bucket in _buckets(resources) if delete_data else ():

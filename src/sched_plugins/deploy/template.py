@@ -25,6 +25,9 @@ FILES: dict[Kind, str] = {
 #: Parameters that follow from what is deployed, and are nobody's to choose.
 RUNTIME, ARCHITECTURE, SCHEDULER = "PythonRuntime", "Architecture", "SchedulerName"
 DERIVED = frozenset({RUNTIME, ARCHITECTURE, SCHEDULER})
+#: Parameters that hold more than a pattern can check.
+_JSON_OBJECTS = frozenset({"StageParameters"})
+_OBJECT = 'write an object, such as {"size": 10}'
 #: Most bytes of a template within a request; a longer one is read from S3. Source: AWS CloudFormation quotas.
 MAX_TEMPLATE_BODY = 51_200
 
@@ -129,7 +132,18 @@ def checked(template: Mapping[str, Any], values: Mapping[str, Value | None]) -> 
             raise InvalidSettings(f"{name!r} is not a parameter of this template. {hint}")
         if value is not None:
             result[found.name] = found.text(value)
+            if found.name in _JSON_OBJECTS:
+                _check_object(found, result[found.name])
     return result
+
+
+def _check_object(parameter: Parameter, text: str) -> None:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidSettings(f"{parameter.option}: {text!r} is not JSON: {error}; {_OBJECT}") from None
+    if not isinstance(value, dict):
+        raise InvalidSettings(f"{parameter.option}: {text!r} is no JSON object; {_OBJECT}")
 
 
 def load(kind: Kind) -> dict[str, Any]:

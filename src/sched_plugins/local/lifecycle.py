@@ -62,19 +62,27 @@ def up(
             "Name another one with SCHED_LOCAL_STATE."
         ) from error
     deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        info = folder.read()
-        if info and info.pid == pid and _healthy(info):
-            return info
-        code = _exit_code(pid)
-        if code == _EXIT_LOCKED:
-            # Another `up` was faster, or an earlier server is just ending.
-            if found := _wait_for_other(folder, deadline):
-                return _same_port(found, port)
-            pid = _start(folder, port or 0, settings or {})
-        elif code is not None:
-            raise _start_failure(folder, code, port)
-        time.sleep(0.02)
+    try:
+        while time.monotonic() < deadline:
+            info = folder.read()
+            if info and info.pid == pid and _healthy(info):
+                return info
+            code = _exit_code(pid)
+            if code == _EXIT_LOCKED:
+                # Another `up` was faster, or an earlier server is just ending.
+                if found := _wait_for_other(folder, deadline):
+                    return _same_port(found, port)
+                pid = _start(folder, port or 0, settings or {})
+            elif code is not None:
+                raise _start_failure(folder, code, port)
+            time.sleep(0.02)
+    except (KeyboardInterrupt, SystemExit):
+        # Whoever gave up does not know of the server yet, and so could not end it.
+        with contextlib.suppress(ChildProcessError):
+            if _exit_code(pid) is None:
+                processes.send(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        raise
     processes.send(pid, signal.SIGKILL)
     raise LaptopStackError(
         f"the stack did not answer within {timeout:g} s. Read {folder.log}, run `sched local down` and try again."

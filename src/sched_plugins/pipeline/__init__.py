@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 from sched_plugins.pipeline.definition import Pipeline, StageDefinition, load, schema
 
 if TYPE_CHECKING:
-    from sched_plugins.pipeline.deployment import Deployment, deploy_pipeline, find_deployment
+    from sched_plugins.pipeline.deployment import (
+        Deployment,
+        deploy_pipeline,
+        destroy_pipeline,
+        find_deployment,
+        plan_pipeline,
+    )
     from sched_plugins.pipeline.run import (
         PipelineRun,
         StageResult,
@@ -37,11 +43,13 @@ __all__ = [
     "StageResult",
     "check_run_name",
     "deploy_pipeline",
+    "destroy_pipeline",
     "find_deployment",
     "find_run",
     "follow_chained",
     "load",
     "new_run_name",
+    "plan_pipeline",
     "run_chained",
     "run_orchestrated",
     "run_stage",

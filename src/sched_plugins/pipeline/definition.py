@@ -17,6 +17,7 @@ from sched_plugins.core.job import LINUX_DOCUMENT, WINDOWS_DOCUMENT
 from sched_plugins.errors import InvalidPipeline, InvalidSettings
 
 _NAME = r"^[a-z][a-z0-9-]*[a-z0-9]$"
+_DOCUMENT = f"^({LINUX_DOCUMENT}|{WINDOWS_DOCUMENT})$"
 _INSTANCE_TYPE = r"^[a-z][a-z0-9-]*\.[a-z0-9-]+$"
 
 
@@ -46,7 +47,7 @@ class StageDefinition(BaseModel):
     """How many more tries after a failure of its own."""
     success_string: str = ""
     """Text that its stdout must contain; blank: the exit code decides alone."""
-    document: str = Field(default=LINUX_DOCUMENT, pattern=f"^({LINUX_DOCUMENT}|{WINDOWS_DOCUMENT})$")
+    document: str = Field(default=LINUX_DOCUMENT, pattern=_DOCUMENT)
     """The Systems Manager document: shell script, or PowerShell on Windows workers."""
     image: str = ""
     """An AMI id or an SSM parameter's name; empty: the template's."""
@@ -154,7 +155,8 @@ def load(path: str | Path) -> Pipeline:
     except yaml.YAMLError as error:
         raise InvalidPipeline(f"{str(file)!r} is not YAML: {error}") from None
     if not isinstance(content, dict):
-        raise InvalidPipeline(f"{str(file)!r} holds {type(content).__name__}, not a mapping with `name` and `stages`")
+        held = _KINDS.get(type(content), "a single value")
+        raise InvalidPipeline(f"{str(file)!r} holds {held}, not a mapping with `name` and `stages`")
     try:
         pipeline = Pipeline.model_validate(content)
     except ValidationError as error:
@@ -168,11 +170,43 @@ def load(path: str | Path) -> Pipeline:
     return pipeline
 
 
+_KINDS = {type(None): "nothing", list: "a list", str: "text"}
+_PATTERNS = {
+    _NAME: "use two or more lower-case letters, digits and hyphens, beginning with a letter, no hyphen at the end",
+    _INSTANCE_TYPE: "write an instance type, such as c7i.large",
+    _DOCUMENT: f"choose {LINUX_DOCUMENT} or {WINDOWS_DOCUMENT}",
+}
+_WORDS = {
+    "string_pattern_mismatch": "has another form",
+    "string_too_short": "is empty",
+    "string_too_long": "is longer than {max_length} characters",
+    "too_short": "is empty; give at least one",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "string_type": "must be text",
+    "dict_type": "must be a mapping of names to values",
+    "tuple_type": "must be a list",
+    "model_type": "must be a mapping with the fields of a stage",
+}
+"""What Pydantic says, by its type of error, in the words of whoever writes the file."""
+
+
 def _explain(error: ValidationError, content: dict[str, Any]) -> str:
     parts = []
-    for item in error.errors(include_url=False, include_context=False):
+    items = error.errors(include_url=False)
+    if len(items) > 1:
+        # Stages that are wrong do not count for Pydantic: that there are none is not true then.
+        items = [item for item in items if (item["loc"], item["type"]) != (("stages",), "too_short")]
+    for item in items:
         where = _place(item["loc"], content)
         message = item["msg"].removeprefix("Value error, ")
+        if words := _WORDS.get(item["type"]):
+            message = words.format(**item.get("ctx", {}))
+            if item["type"] == "string_pattern_mismatch":
+                message = _PATTERNS[item["ctx"]["pattern"]]
         if item["type"] == "extra_forbidden":
             fields = StageDefinition.model_fields if "stages" in item["loc"] else Pipeline.model_fields
             close = difflib.get_close_matches(str(item["loc"][-1]), fields, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from sched_plugins.core import names
 from sched_plugins.core.environment import ENVIRONMENT_METADATA, MANIFEST
-from sched_plugins.errors import EnvironmentNotFound, NotFound
+from sched_plugins.errors import Conflict, EnvironmentNotFound, NotFound
 from sched_plugins.pipeline.definition import Pipeline, StageDefinition
 
 if TYPE_CHECKING:
-    from sched_plugins.deploy import StackEvent
+    from sched_plugins import deploy
+    from sched_plugins.deploy import Destruction, StackEvent
 
+_TAG = "sched:pipeline"
+"""Tag of a stage's stack: the pipeline's name."""
 _EXECUTABLES = "_stage"
 """Folder of a stage's bucket that holds its executable, by content."""
 
@@ -116,27 +120,96 @@ def deploy_pipeline(
         DeployError: names the resource that failed and AWS's reason.
         SchedulerNotFound: the scheduler does not exist.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
-    from sched_plugins import deploy
     from sched_plugins.deploy.account import Account
 
     deployment = Deployment(pipeline, scheduler, Account().number)
+    _deploy_stages(deployment, settings, tags, on_event, plan_only=False)
+    _store_executables(deployment)
+    return deployment
 
-    def one(stage: StageDefinition) -> None:
-        deploy.deploy_environment(
+
+def plan_pipeline(
+    pipeline: Pipeline,
+    scheduler: str,
+    *,
+    settings: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> dict[str, deploy.Deployment]:
+    """What :func:`deploy_pipeline` would change, by stage; nothing is changed. Arguments and errors are the same."""
+    from sched_plugins.deploy.account import Account
+
+    deployment = Deployment(pipeline, scheduler, Account().number)
+    return _deploy_stages(deployment, settings, tags, None, plan_only=True)
+
+
+def _deploy_stages(
+    deployment: Deployment,
+    settings: Mapping[str, str] | None,
+    tags: Mapping[str, str] | None,
+    on_event: Callable[[StackEvent], None] | None,
+    *,
+    plan_only: bool,
+) -> dict[str, deploy.Deployment]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from sched_plugins import deploy
+
+    pipeline = deployment.pipeline
+
+    def one(stage: StageDefinition) -> deploy.Deployment:
+        return deploy.deploy_environment(
             pipeline.environment(stage.name),
-            scheduler=scheduler,
+            scheduler=deployment.scheduler,
             parameters={**deployment.parameters(stage), **(settings or {})},
-            tags={"sched:pipeline": pipeline.name, **(tags or {})},
+            tags={_TAG: pipeline.name, **(tags or {})},
+            plan_only=plan_only,
             on_event=on_event,
         )
 
     with ThreadPoolExecutor(4, thread_name_prefix="deploy") as pool:
-        for outcome in [pool.submit(one, stage) for stage in pipeline.in_order()]:
-            outcome.result()
-    _store_executables(deployment)
-    return deployment
+        outcomes = {stage.name: pool.submit(one, stage) for stage in pipeline.in_order()}
+    return {stage: outcome.result() for stage, outcome in outcomes.items()}
+
+
+def destroy_pipeline(
+    pipeline: Pipeline,
+    *,
+    delete_data: bool = False,
+    cancel_jobs: bool = False,
+    plan_only: bool = False,
+    on_event: Callable[[StackEvent], None] | None = None,
+) -> list[Destruction]:
+    """Delete the environments of a pipeline's stages; those that are not deployed are left out.
+
+    Every stage is checked before the first one is deleted. The earlier stages go first, since they write into the
+    buckets of the later ones. Arguments are those of :func:`sched_plugins.deploy.destroy`.
+
+    Raises:
+        EnvironmentNotFound: no stage is deployed.
+        Conflict: a stage's environment is not this pipeline's, or holds what has not been agreed to; nothing has been
+            changed then.
+        DeployError: one could not be deleted; those before it are gone.
+    """
+    from sched_plugins import deploy
+
+    there: list[str] = []
+    for stage in pipeline.in_order():
+        name = pipeline.environment(stage.name)
+        try:
+            found = deploy.find_environment(name)
+        except EnvironmentNotFound:
+            continue
+        if found.tags.get(_TAG) != pipeline.name:
+            raise Conflict(
+                f"environment {name!r} was not deployed as a stage of pipeline {pipeline.name!r}; if it is to go, "
+                f"run `sched destroy {name}`"
+            )
+        there.append(name)
+    if not there:
+        raise EnvironmentNotFound(f"no stage of pipeline {pipeline.name!r} is deployed; there is nothing to destroy")
+    destroy = functools.partial(deploy.destroy, delete_data=delete_data, cancel_jobs=cancel_jobs)
+    planned = [destroy(name, plan_only=True) for name in there]
+    return planned if plan_only else [destroy(name, on_event=on_event) for name in there]
 
 
 def _store_executables(deployment: Deployment) -> None:
