@@ -143,7 +143,7 @@ class SchedulerHook(AwsBaseHook):
 
         Blocks while it reads the connection and botocore's files: call it in a thread.
         """
-        session = self.get_session(region_name=self.region_name, deferrable=True)
+        session: Any = self.get_session(region_name=self.region_name, deferrable=True)
         loader = session.get_component("data_loader")
         for kind in ("service-2", "endpoint-rule-set-1"):
             loader.load_service_model(service, kind)  # kept, so that entering the client reads no file in the loop
@@ -227,7 +227,7 @@ class HookSession:
 
     def __init__(self, hook: SchedulerHook) -> None:
         self._hook = hook
-        self._session = hook.get_session(region_name=hook.region_name)
+        self._session: Any = hook.get_session(region_name=hook.region_name)
 
     @property
     def region_name(self) -> str | None:
