@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 MODE ?= orchestrated
 REYNOLDS ?= 20
 UV_VERSION := 0.13.8
+WITH_AIRFLOW := .[demo,airflow]
 
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint schema lock mutants benchmark clean system-packages
+.PHONY: help demo airflow test lint schema lock mutants benchmark clean system-packages
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -45,8 +46,16 @@ $(VENV)/.checkov: requirements-checkov.lock | $(BIN)/uv
 		$(VENV)/checkov/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-checkov.lock
 	@touch $@
 
+$(VENV)/.airflow: pyproject.toml requirements.lock | $(BIN)/uv
+	@echo "Installing into $(VENV) …"
+	@$(call install,-e '$(WITH_AIRFLOW)')
+	@touch $@
+
 demo: $(VENV)/.demo  ## Run the cylinder-flow pipeline on the laptop stack (MODE=chained, REYNOLDS=10)
 	@$(BIN)/python prefect_flows/cylinder_flow.py --mode $(MODE) --reynolds $(REYNOLDS) --results demo-results
+
+airflow: $(VENV)/.airflow  ## Start Airflow with the DAGs beside a laptop stack, until Ctrl-C
+	@$(BIN)/python -m sched_plugins.local.airflow airflow_dags pipelines/cylinder_flow
 
 test: $(VENV)/.dev  ## Run all tests
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder

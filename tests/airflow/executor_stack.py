@@ -219,7 +219,7 @@ def airflow_on_jobs(
         for name, text in dags.items():
             (airflow.dags / name).write_text(text)
         airflow.run("db", "migrate")
-        airflow.start("api-server", "--port", str(airflow.port), "--workers", "1")
+        airflow.start("api-server", "--host", "127.0.0.1", "--port", str(airflow.port), "--workers", "1")
         airflow.start("dag-processor")
         eventually(airflow.healthy, PATIENCE)
         yield airflow

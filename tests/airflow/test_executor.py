@@ -13,7 +13,7 @@ import pytest
 from executor_fakes import FakeScheduler
 from executor_stack import EXECUTOR, JWT_SECRET
 
-from sched_plugins.client import LogChunk, Status
+from sched_plugins.client import Cancellation, LogChunk, Status
 from sched_plugins.errors import InvalidJob, JobNotFound, NotPermitted, Unknown
 
 pytest.importorskip("airflow")
@@ -24,8 +24,10 @@ from airflow.executors.workloads import ExecuteTask
 from airflow.executors.workloads.base import BundleInfo
 from airflow.executors.workloads.task import TaskInstanceDTO
 from airflow.utils.state import TaskInstanceState
+from sqlalchemy.exc import OperationalError
 
 from sched_plugins.airflow.exceptions import InvalidRequestException, NotPermittedException
+from sched_plugins.airflow.executors import scheduler_executor
 from sched_plugins.airflow.executors.scheduler_executor import SchedulerExecutor
 
 TOKEN = "the token that Airflow made"
@@ -261,6 +263,28 @@ def test_a_revoked_task_is_cancelled_and_there_is_no_event(
     executor.revoke_task(ti=SimpleNamespace())  # type: ignore[arg-type]  # never raises
 
 
+def test_airflow_is_told_of_tasks_that_wait_until_its_database_takes_it(
+    executor: SchedulerExecutor, scheduler: FakeScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[set[str]] = []
+    locked = [OperationalError("UPDATE", {}, Exception("database is locked"))]
+
+    def keep(ti_ids: Any) -> None:
+        if locked:
+            raise locked.pop()
+        told.append(set(ti_ids))
+
+    monkeypatch.setattr(scheduler_executor, "_keep_queued", keep)
+    queue(executor, one := workload())
+    turn(executor)
+    scheduler.now += 310
+    turn(executor)
+    assert told == []
+    turn(executor)
+    turn(executor)
+    assert told == [{str(one.ti.id)}]
+
+
 def test_another_schedulers_tasks_are_adopted_by_their_jobs(scheduler: FakeScheduler, remade: list[Any]) -> None:
     dead = new_executor(scheduler)
     workloads = [workload(number) for number in range(4)]
@@ -320,7 +344,12 @@ def test_a_scheduler_that_cannot_be_used_keeps_airflow_from_starting(
     executor.check_health()
     assert scheduler.calls == {"cancel": 1, "put": 1, "delete": 1}
     assert scheduler.workloads == {}
-    scheduler.refused["/sched/work/workloads/airflow-health-check"] = NotPermitted("no key")
+    with monkeypatch.context() as refusing:
+        refused = [Cancellation("", "", error=NotPermitted("no policy"))]
+        refusing.setattr(scheduler, "cancel_many", lambda job_ids: refused)
+        with pytest.raises(NotPermittedException, match="no policy"):
+            executor.start()
+    monkeypatch.setattr(scheduler, "put_many", lambda texts: dict.fromkeys(texts, NotPermitted("no key")))
     with pytest.raises(NotPermittedException, match="no key"):
         executor.start()
 

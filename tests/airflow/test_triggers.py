@@ -11,7 +11,7 @@ import pytest
 from airflow.triggers.shared_stream import SharedStreamManager
 from test_client_watch import Table
 
-from sched_plugins.airflow.triggers import watcher
+from sched_plugins.airflow.triggers import troubles, watcher
 from sched_plugins.airflow.triggers.base import SchedulerTrigger
 from sched_plugins.airflow.triggers.job import JobsTrigger, JobTrigger, SharedWatchTrigger
 from sched_plugins.core.state import Status
@@ -57,8 +57,9 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> AsyncTable:
         yield made
 
     monkeypatch.setattr(SharedWatchTrigger, "_open_reader", opened)
-    for name, seconds in (("SHORTEST", 0.02), ("GATHER", 0.01), ("LONGEST_BACKOFF", 0.02)):
+    for name, seconds in (("SHORTEST", 0.02), ("GATHER", 0.01)):
         monkeypatch.setattr(watcher, name, seconds)
+    monkeypatch.setattr(troubles, "LONGEST_BACKOFF", 0.02)
     monkeypatch.setattr("sched_plugins.airflow.triggers.job.LONGEST", 0.05)
     return made
 

@@ -40,7 +40,9 @@ def get_provider_info() -> dict[str, Any]:
         "operators": _modules(
             "operators.submit_job", "operators.submit_jobs", "operators.run_stage", "operators.cancel_job"
         ),
-        "triggers": _modules("triggers.job"),
+        "sensors": _modules("sensors.job", "sensors.finished_queue", "sensors.queue_drained"),
+        "triggers": _modules("triggers.job", "triggers.finished_job", "triggers.queue_drained"),
+        "queues": [f"{_HERE}.queues.finished_job.SchedulerMessageQueueProvider"],
         "connection-types": [
             {
                 "connection-type": "sched",

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from airflow.executors.base_executor import BaseExecutor, get_execution_api_server_url
 from airflow.executors.workloads import ExecuteTask
@@ -26,6 +26,7 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy import update
+from sqlalchemy.exc import SQLAlchemyError
 
 from sched_plugins.airflow.exceptions import translated
 from sched_plugins.airflow.executors.connection import connect
@@ -64,6 +65,8 @@ class SchedulerExecutor(BaseExecutor):
         """The job of each task that is followed."""
         self._keys: dict[str, tuple[WorkloadKey, str]] = {}
         """The task and the task instance's id of each job."""
+        self._waiting: set[str] = set()
+        """Ids of task instances of which Airflow is to be told that they are not stuck."""
 
     @cached_property
     def settings(self) -> ExecutorSettings:
@@ -104,13 +107,16 @@ class SchedulerExecutor(BaseExecutor):
         Raises:
             SchedulerError: the first that failed, with what to do next.
         """
-        probe = job_id("health-check")
+        # A parameter must not be made again within 30 s of its deletion, so each check has a name of its own.
+        probe = job_id(f"health-check-{uuid4()}")
         name = parameter_name(self.settings.environment, probe)
         try:
             self.client.get(probe)
         except JobNotFound:
             pass
-        self.client.cancel_many([probe])
+        [cancelled] = self.client.cancel_many([probe])
+        if cancelled.error is not None and not isinstance(cancelled.error, JobNotFound):
+            raise cancelled.error
         if error := self.store.put_many({name: "health-check"})[name]:
             raise error
         self.store.delete_many([name])
@@ -173,13 +179,12 @@ class SchedulerExecutor(BaseExecutor):
 
     def sync(self) -> None:
         """Take what has become known, and ask for more. No call is made here."""
-        waiting = []
         for news in self.courier.news():
             key, ti_id = self._keys.get(news.job_id, (None, ""))
             if key is None:
                 continue
             if news.outcome is None:
-                waiting.append(ti_id)
+                self._waiting.add(ti_id)
                 continue
             del self._keys[news.job_id]
             if self._job_ids.get(key) != news.job_id:
@@ -191,8 +196,13 @@ class SchedulerExecutor(BaseExecutor):
             else:
                 self.log_task_event(event="job failed", extra=news.outcome.reason, ti_key=key)
                 self.fail(key, info=news.outcome.reason)
-        if waiting:
-            _keep_queued(waiting)
+        if self._waiting:
+            try:
+                _keep_queued(self._waiting)
+                self._waiting.clear()
+            except SQLAlchemyError:
+                # A locked table, say; there are many loops before Airflow's patience ends.
+                self.log.warning("Tasks that wait are told of in the next loop", exc_info=True)
         self.courier.ask()
 
     def revoke_task(self, *, ti: TaskInstance) -> None:

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 CONFIG_SECTION = "sched"
 SCHEDULER_EXTRA = "scheduler"
+_COUNTS = (
+    "ApproximateNumberOfMessages",
+    "ApproximateNumberOfMessagesNotVisible",
+    "ApproximateNumberOfMessagesDelayed",
+)
 
 
 class SchedulerHook(AwsBaseHook):
@@ -172,6 +177,30 @@ class SchedulerHook(AwsBaseHook):
                     connection.client("sqs").get_queue_url(QueueName=queue)
             except NotPermitted:
                 self.log.debug("May not look for queue %r", queue)
+
+    def is_drained(self, queue: str = "") -> bool:
+        """
+        Tell whether a job queue has nothing more to do. One GetQueueUrl, one GetQueueAttributes, eight Queries.
+
+        Raises the client's errors, since triggers ask as well.
+
+        :param queue: Its name; by default the environment's, or else the scheduler's own.
+        """
+        from sched_plugins.client import Status
+        from sched_plugins.core import names
+        from sched_plugins.core.state import LIVE
+        from sched_plugins.errors import QueueNotFound
+
+        client = self.client
+        name = names.queue_name(queue) or names.job_queue(self.environment or client.scheduler)
+        missing = QueueNotFound(f"there is no queue {name!r} in {client.connection.place}; `sched queues` lists them")
+        with client.connection.doing(f"look at queue {name!r}", missing):
+            sqs = client.connection.client("sqs")
+            url = sqs.get_queue_url(QueueName=name)["QueueUrl"]
+            counted = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=list(_COUNTS))["Attributes"]
+        if any(int(counted[count]) for count in _COUNTS):
+            return False
+        return not client.list(statuses={Status.QUEUED, *LIVE}, queue=name, limit=1)
 
     def test_connection(self) -> tuple[bool, str]:
         """Test the credentials, and that the scheduler answers if one is named."""

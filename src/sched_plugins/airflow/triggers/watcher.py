@@ -17,17 +17,16 @@ Nothing here blocks the event loop: AWS is asked by one aiobotocore client, and 
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 from weakref import WeakValueDictionary
 
+from sched_plugins.airflow.triggers.troubles import Troubles
 from sched_plugins.client.retry import Clock, Pace
 from sched_plugins.client.run import Run
 from sched_plugins.client.watch import DIRECT, AsyncReader, Ended, Watch
-from sched_plugins.errors import SchedulerError, Throttled, Unknown
+from sched_plugins.errors import SchedulerError
 
 SHORTEST: Final = 1.0
 """Seconds between two looks, at least."""
@@ -38,10 +37,7 @@ GATHER: Final = 0.25
 LEVEL_SECONDS: Final = 60.0
 LEVEL_JOBS: Final = 100
 """Jobs that are read themselves every minute: one BatchGetItem."""
-REFUSAL_PATIENCE: Final = 60.0
-LONGEST_BACKOFF: Final = 60.0
 
-_log = logging.getLogger(__name__)
 OpenReader = Callable[[], AbstractAsyncContextManager[AsyncReader]]
 
 
@@ -95,7 +91,7 @@ class Watcher:
             watch = Watch(reader, self._clock, level_seconds=LEVEL_SECONDS, level_jobs=LEVEL_JOBS)
             watch.add(self._waiting)
             pace = Pace(SHORTEST, self._longest, self._clock)
-            troubles = _Troubles(self._clock)
+            troubles = Troubles(self._clock)
             while True:
                 await self._wait(troubles.delay or pace.delay(), idle=not self._waiting)
                 if self._renew(watch):
@@ -132,34 +128,6 @@ class Watcher:
             watch.discard(run)
         watch.add(run for run in added if run in self._waiting)
         return bool(added)
-
-
-class _Troubles:
-    """How long to wait after failed looks, and when to give up."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._in_a_row = 0
-        self._worked_at: float | None = None
-        self.delay = 0.0
-
-    def over(self) -> None:
-        """A look worked."""
-        if self._in_a_row:
-            _log.info("Jobs are followed again after %s failed looks", self._in_a_row)
-        self._in_a_row, self.delay, self._worked_at = 0, 0.0, self._clock.now()
-
-    def met(self, error: SchedulerError) -> None:
-        """A look failed: wait longer each time; raises what waiting will not help against."""
-        if not isinstance(error, Throttled | Unknown) and (
-            self._worked_at is None or self._clock.now() - self._worked_at > REFUSAL_PATIENCE
-        ):
-            raise error
-        self._in_a_row += 1
-        ceiling = min(LONGEST_BACKOFF, 2.0**self._in_a_row)
-        self.delay = ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - spreads triggerers in time; no secret
-        if self._in_a_row in (1, 10) or self._in_a_row % 60 == 0:
-            _log.warning("Looking for ended jobs failed %s times; trying again: %s", self._in_a_row, error)
 
 
 _WATCHERS: WeakValueDictionary[tuple[asyncio.AbstractEventLoop, Hashable], Watcher] = WeakValueDictionary()

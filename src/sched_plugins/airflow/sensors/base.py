@@ -1,0 +1,87 @@
+"""What the sensors have in common: the hook's settings, and waiting in the triggerer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseSensorOperator, PokeReturnValue
+from airflow.triggers.base import BaseTrigger
+
+from sched_plugins.airflow.exceptions import named, translated
+from sched_plugins.airflow.settings import HOOK_FIELDS, SchedulerTaskMixin, default_deferrable
+from sched_plugins.airflow.triggers.job import ERROR
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class SchedulerSensor(SchedulerTaskMixin, BaseSensorOperator):
+    """
+    Base of the sensors: each works in the modes ``poke`` and ``reschedule``, and deferred.
+
+    A subclass looks in :meth:`look`, and makes its trigger in :meth:`trigger`.
+
+    :param deferrable: Whether to wait in the triggerer; by default as ``[operators] default_deferrable`` says.
+    """
+
+    template_fields: Sequence[str] = HOOK_FIELDS
+    ui_color = "#e8ecf7"
+
+    def __init__(
+        self,
+        *,
+        deferrable: bool | None = None,
+        scheduler: str | None = None,
+        environment: str | None = None,
+        aws_conn_id: str | None = "aws_default",
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.take_hook_settings(scheduler, environment, aws_conn_id, region_name, verify, botocore_config)
+        self.deferrable = default_deferrable() if deferrable is None else deferrable
+
+    def look(self, context: Context) -> PokeReturnValue:
+        """Look once."""
+        raise NotImplementedError
+
+    def trigger(self) -> BaseTrigger:
+        """Make the trigger that waits."""
+        raise NotImplementedError
+
+    def handed_on(self, context: Context, value: Any) -> Any:
+        """Do what comes after the wait; what the task returns."""
+        return value
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """Look once."""
+        with translated():
+            return self.look(context)
+
+    def execute(self, context: Context) -> Any:
+        """Wait, deferred or not."""
+        if not self.deferrable:
+            return self.handed_on(context, super().execute(context))
+        found = self.poke(context)
+        if found.is_done:
+            return self.handed_on(context, found.xcom_value)
+        with translated():
+            trigger = self.trigger()
+        return self.defer(
+            trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=float(self.timeout))
+        )
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
+        """Go on when the trigger has fired."""
+        told = event or {}
+        if told.get("status") == ERROR:
+            raise named(str(told.get("kind")), str(told.get("message")))
+        return self.handed_on(context, self.seen(context, told))
+
+    def seen(self, context: Context, event: Mapping[str, Any]) -> Any:
+        """Get what the wait was for, after the trigger's event: by default by looking."""
+        return self.poke(context).xcom_value

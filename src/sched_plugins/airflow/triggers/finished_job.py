@@ -1,0 +1,250 @@
+"""The trigger that takes messages from a finished queue, for sensors and for asset watchers.
+
+All triggers of one queue share one receiver, so that none of them takes a message that another one waits for:
+
+- Each message is shown to all of them. A sensor *claims* the first one that it waits for; one message serves one
+sensor.
+  An asset watcher takes part in every message.
+- A message that an asset watcher took is deleted once Airflow has stored its events. A claimed one is deleted by the
+  sensor's task, when it has it. Until then SQS only hides it, and shows it again if anything dies in between: messages
+  come at least once.
+- A message that nobody wants goes back, and is hidden for longer each time, so that it does not come round and round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Hashable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from airflow.triggers.base import TriggerEvent
+from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
+from botocore.exceptions import BotoCoreError, ClientError
+
+from sched_plugins.airflow.exceptions import as_airflow
+from sched_plugins.airflow.triggers.base import SchedulerTrigger
+from sched_plugins.airflow.triggers.job import ERROR
+from sched_plugins.airflow.triggers.troubles import Troubles
+from sched_plugins.client.failures import explain
+from sched_plugins.client.retry import Clock
+from sched_plugins.core import limits, names
+from sched_plugins.errors import QueueNotFound, SchedulerError
+
+MESSAGE: Final = "message"
+HIDDEN_SECONDS: Final = 900
+"""How long a received message stays hidden: longer than Airflow takes to store an event (300 s) or to resume a task."""
+BACK_AFTER: Final = 5
+"""Seconds for which a message that nobody wants is hidden the first time; doubled each time."""
+BACK_AFTER_AT_MOST: Final = 60
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class FinishedMessage:
+    """A message of a finished or failed queue."""
+
+    message_id: str
+    receipt_handle: str
+    body: dict[str, Any]
+    received: int = 1
+    """How often SQS has handed it out."""
+    claimed: bool = False
+    """A sensor's task has been promised it."""
+    shared: bool = field(default=False)
+    """An asset watcher took part in it."""
+
+    @classmethod
+    def of(cls, received: dict[str, Any]) -> FinishedMessage:
+        """The message as SQS gives it; a body that is no JSON object is kept as text."""
+        try:
+            body = json.loads(received["Body"])
+        except ValueError:
+            body = None
+        told = body if isinstance(body, dict) else {"body": received["Body"]}
+        count = int(received.get("Attributes", {}).get("ApproximateReceiveCount", 1))
+        return cls(received["MessageId"], received["ReceiptHandle"], told, count)
+
+    def is_about(self, job_ids: Iterable[str], group_id: str) -> bool:
+        """Whether it tells of one of these jobs, and of that group; nothing given fits everything."""
+        wanted = set(job_ids)
+        return (not wanted or self.body.get("job_id") in wanted) and (
+            not group_id or self.body.get("group_id") == group_id
+        )
+
+    @property
+    def back_after(self) -> int:
+        """Seconds for which it is hidden when nobody wants it."""
+        return int(min(BACK_AFTER_AT_MOST, BACK_AFTER * 2 ** min(self.received - 1, 10)))
+
+
+def finished_queue(queue: str | None, owner: str) -> str:
+    """The queue's name: as given, or the finished queue of a scheduler or an environment."""
+    return names.queue_name(queue) if queue else names.finished_queue(names.job_queue(owner))
+
+
+class FinishedJobTrigger(SchedulerTrigger):
+    """
+    Fire for finished jobs, as the finished queue tells of them.
+
+    :param finished_queue: The queue; by default the finished queue of ``environment`` or else ``scheduler``. A failed
+        queue (``<name>-job-queue-failed``) works as well.
+    :param job_ids: Only for these jobs.
+    :param group_id: Only for jobs of this group.
+    :param claim: Take one message for oneself and end, as a sensor does; otherwise fire for every message, for ever.
+    """
+
+    own_fields = ("finished_queue", "job_ids", "group_id", "claim")
+
+    def __init__(
+        self,
+        *,
+        finished_queue: str | None = None,
+        job_ids: Iterable[str] = (),
+        group_id: str = "",
+        claim: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.finished_queue = finished_queue
+        self.job_ids = list(job_ids)
+        self.group_id = group_id
+        self.claim = claim
+
+    def shared_stream_key(self) -> Hashable:
+        """Get the same key for all triggers of one queue."""
+        return ("sched-plugins.finished", self.place, self.environment, self.finished_queue)
+
+    @classmethod
+    def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> SharedStreamProducer:
+        """Make the receiver of the queue's messages."""
+        return FinishedQueueProducer(cls(**kwargs))
+
+    async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
+        """Fire for the messages that are wanted."""
+        try:
+            async for message in shared_stream:
+                if not message.is_about(self.job_ids, self.group_id):
+                    continue
+                if not self.claim:
+                    message.shared = True
+                    yield TriggerEvent(message.body)
+                elif not message.claimed:
+                    message.claimed = True
+                    yield TriggerEvent({"status": MESSAGE, **claimed(message)})
+                    return
+        except SchedulerError as error:
+            if not self.claim:
+                raise
+            yield TriggerEvent({"status": ERROR, "kind": type(as_airflow(error)).__name__, "message": str(error)})
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Receive alone, where nobody shares the queue (``dag.test()``)."""
+        producer = FinishedQueueProducer(self)
+
+        async def messages() -> AsyncIterator[FinishedMessage]:
+            async for message, _ in producer.open_stream():
+                yield message
+                await producer.settle([message])
+
+        try:
+            async for event in self.filter_shared_stream(messages()):
+                yield event
+        finally:
+            await producer.aclose()
+
+
+def claimed(message: FinishedMessage) -> dict[str, Any]:
+    """What a task has to know of the message that it may have."""
+    return {"message_id": message.message_id, "receipt_handle": message.receipt_handle, "message": message.body}
+
+
+class FinishedQueueProducer(SharedStreamProducer):
+    """
+    Receives the messages of a queue, and deletes or gives back what was received.
+
+    :param trigger: One of the triggers that share it.
+    """
+
+    def __init__(self, trigger: FinishedJobTrigger) -> None:
+        self._trigger = trigger
+        self._open = AsyncExitStack()
+        self._sqs: Any = None
+        self._url = ""
+        self._place = ""
+
+    async def open_stream(self) -> AsyncIterator[tuple[FinishedMessage, FinishedMessage]]:
+        """Receive for ever."""
+        troubles = Troubles(Clock())
+        while True:
+            try:
+                if self._sqs is None:
+                    await self._reach()
+                received = await self._call(
+                    "receive_message", MaxNumberOfMessages=10, WaitTimeSeconds=limits.MAX_SQS_WAIT,
+                    VisibilityTimeout=HIDDEN_SECONDS, MessageSystemAttributeNames=["ApproximateReceiveCount"],
+                )  # fmt: skip
+            except SchedulerError as error:
+                troubles.met(error)
+                await asyncio.sleep(troubles.delay)
+                continue
+            troubles.over()
+            for one in received.get("Messages", ()):
+                message = FinishedMessage.of(one)
+                yield message, message
+
+    async def advance(self, batch: Sequence[AdvanceItem]) -> None:
+        """Delete what was stored, give back what nobody wants; what failed on the way comes again at once."""
+        failed = [item.broker_payload for item in batch if item.outcome.failed]
+        for message in failed:
+            message.shared, message.received = False, 0
+        await self.settle([item.broker_payload for item in batch])
+
+    def get_advance_lane(self, broker_payload: FinishedMessage) -> Hashable:
+        """Let no message wait for another."""
+        return broker_payload.message_id
+
+    async def settle(self, messages: Sequence[FinishedMessage]) -> None:
+        """Delete what is done with; what cannot be deleted now comes again, and is recognised by its ``event_id``."""
+        for message in messages:
+            try:
+                if message.shared:
+                    await self._call("delete_message", ReceiptHandle=message.receipt_handle)
+                elif not message.claimed:
+                    seconds = message.back_after if message.received else 0
+                    await self._call(
+                        "change_message_visibility", ReceiptHandle=message.receipt_handle, VisibilityTimeout=seconds
+                    )
+            except SchedulerError as error:
+                _log.warning("Message %s of %s comes again: %s", message.message_id, self._url, error)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._open.aclose()
+        self._sqs = None
+
+    async def _reach(self) -> None:
+        hook, self._sqs = await self._open.enter_async_context(self._trigger.aws("sqs"))
+        self._place = f"region {self._sqs.meta.region_name}"
+
+        def owner() -> str:
+            return str(self._trigger.environment or hook.scheduler)
+
+        name = finished_queue(self._trigger.finished_queue, "" if self._trigger.finished_queue else owner())
+        try:
+            self._url = (await self._sqs.get_queue_url(QueueName=name))["QueueUrl"]
+        except (ClientError, BotoCoreError) as error:
+            await self.aclose()
+            missing = QueueNotFound(f"there is no queue {name!r} in {self._place}; `sched queues` lists them")
+            raise explain(error, f"find queue {name!r}", self._place, loopback=False, missing=missing) from error
+
+    async def _call(self, method: str, **request: Any) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = await getattr(self._sqs, method)(QueueUrl=self._url, **request)
+        except (ClientError, BotoCoreError) as error:
+            raise explain(error, f"use queue {self._url}", self._place, loopback=False, missing=None) from error
+        return answer or {}
