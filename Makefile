@@ -23,8 +23,6 @@ $(BIN)/uv:
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-DEVELOPMENT := -e '.[airflow,demo]' --group dev  # a comma would end an argument of `call`
-
 # What only pip can reach (an index of its own configuration, say) is installed by pip.
 install = { $(BIN)/uv pip install --quiet --python $(BIN)/python -c requirements.lock $(1) || \
 	{ $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' && \
@@ -37,7 +35,7 @@ $(VENV)/.demo: pyproject.toml requirements.lock | $(BIN)/uv
 
 $(VENV)/.dev: pyproject.toml requirements.lock | $(BIN)/uv
 	@echo "Installing into $(VENV) …"
-	@$(call install,$(DEVELOPMENT))
+	@$(call install,-e '$(WITH_AIRFLOW)' --group dev)
 	@touch $(VENV)/.demo $@
 
 $(VENV)/.checkov: requirements-checkov.lock | $(BIN)/uv
