@@ -112,8 +112,11 @@ def test_jobs_from_submission_to_cancellation(user: User) -> None:
     worker(user)
     assert f"{job_id} SUCCEEDED" in user.types(f"wait -s sim {job_id} --timeout {PATIENCE}")[0]
     assert user.types(f"logs -s sim {job_id}")[0] == "Hello World\n"
-    worker(user)
-    out, err = user.types(f"submit -s sim --group first --wait --wait-timeout {PATIENCE} -- 'echo out; exit 3'", code=1)
+    waiting = user.start(f"submit -s sim --group first --wait --wait-timeout {PATIENCE} -- 'echo out; exit 3'")
+    eventually(lambda: len(user.reads("list -s sim --group first")) == 2, 90)
+    worker(user)  # after the job: a worker that finds none soon goes
+    out, err = waiting.communicate(timeout=300)
+    assert waiting.returncode == 1, err
     assert out == "out\n"
     assert err.splitlines()[-1].endswith("exit code 3")
     listed = user.reads("list -s sim --state ended --group first")
@@ -127,7 +130,8 @@ def test_a_cancelled_job_leaves_no_processes(user: User) -> None:
     eventually(lambda: len(sleeping()) == 2, 90)
     assert "slow" in user.types("workers -s sim")[0]
     waiting = user.start("wait -s sim slow")
-    time.sleep(1.5)
+    assert waiting.stderr is not None
+    assert "slow is" in waiting.stderr.readline()
     waiting.send_signal(signal.SIGINT)
     _, err = waiting.communicate(timeout=30)
     assert waiting.returncode == 130

@@ -64,11 +64,13 @@ def down(shell: Shell, state: StateFolder = None) -> None:
 def status(shell: Shell, state: StateFolder = None) -> int:
     """Show the stack and its instances. The exit code is 1 if it is not running."""
     from sched_plugins.local import lifecycle
+    from sched_plugins.local.state import StateFolder as Folder
 
     info = lifecycle.status(state)
     if info is None:
-        shell.output.document({"running": False})
-        shell.output.line("not running; start it with `sched local up`")
+        place = Folder.locate(state).path
+        shell.output.document({"running": False, "state": str(place)})
+        shell.output.line(f"no stack of {place} is running; start it (`sched local up`), or name its folder (--state)")
         return ExitCode.FAILED
     told = lifecycle.describe(info)
     shell.output.document({"running": True, **told})
