@@ -1,6 +1,6 @@
 """What waiting costs: triggers of this package beside the amazon provider's, in one event loop each.
 
-    python benchmarks/waiting.py [--waiting 1 100 1000 10000] [--window 60] [--json FILE]
+    python benchmarks/waiting.py [--waiting 1 100 1000 10000] [--window 125] [--json FILE]
 
 An endpoint in a process of its own plays DynamoDB, Batch and SQS, counts the calls, and works out DynamoDB's read
 units. For each kind and number, a fresh process starts the triggers as a triggerer does, waits until all of them are
@@ -42,7 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--waiting", type=int, nargs="+", default=[1, 100, 1_000, 10_000])
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--window", type=float, default=60.0, help="seconds; the peers need 60 at least")
+    parser.add_argument("--window", type=float, default=125.0, help="seconds; SqsSensorTrigger looks every 61")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)

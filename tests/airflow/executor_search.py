@@ -6,9 +6,10 @@ import base64
 import binascii
 import gzip
 import json
+import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,25 +47,38 @@ class Search:
         self.found[kind] |= tokens(data)
 
     @contextmanager
-    def watching_processes(self) -> Iterator[None]:
-        """Look at the command line of every process, over and over, for the length of a block."""
+    def watching(self) -> Iterator[None]:
+        """Look at all processes' command lines and at the workers' files, over and over, for the length of a block.
+
+        Both are gone soon: a worker's folder goes with the worker.
+        """
         over = threading.Event()
+        stack = self._airflow.home.parent / "stack"
 
-        def watch() -> None:
-            while not over.wait(0.02):
-                for path in Path("/proc").glob("[0-9]*/cmdline"):
-                    try:
-                        self._look_at("processes", path.read_bytes())
-                    except OSError:
-                        continue
+        def watch(kind: str, pause: float, paths: Callable[[], Iterable[Path]]) -> None:
+            while not over.wait(pause):
+                for path in paths():
+                    self._look_at_file(kind, path)
 
-        thread = threading.Thread(target=watch)
-        thread.start()
+        watched = (
+            ("processes", 0.02, lambda: Path("/proc").glob("[0-9]*/cmdline")),
+            ("logs", 0.2, lambda: _files(stack / "instances")),
+        )
+        threads = [threading.Thread(target=watch, args=one) for one in watched]
+        for thread in threads:
+            thread.start()
         try:
             yield
         finally:
             over.set()
-            thread.join()
+            for thread in threads:
+                thread.join()
+
+    def _look_at_file(self, kind: str, path: Path) -> None:
+        try:
+            self._look_at(kind, path.read_bytes())
+        except OSError:  # Gone, or no file.
+            return
 
     def look_at_queues(self) -> int:
         """Look at what waits in all queues, and leave it there; the number of messages."""
@@ -91,7 +105,13 @@ class Search:
         for bucket in s3.list_buckets()["Buckets"]:
             for entry in s3.list_objects_v2(Bucket=bucket["Name"]).get("Contents", ()):
                 self._look_at("S3", s3.get_object(Bucket=bucket["Name"], Key=entry["Key"])["Body"].read())
-        for path in (self._airflow.home.parent).rglob("*"):
-            # Airflow's own database is not looked at; the rest is what processes write, workers' folders included.
-            if path.is_file() and not path.name.startswith("airflow.db"):
-                self._look_at("logs", path.read_bytes())
+        for path in _files(self._airflow.home.parent):
+            # Airflow's own database is not looked at; the rest is what processes write.
+            if not path.name.startswith("airflow.db"):
+                self._look_at_file("logs", path)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below a folder, though some go meanwhile."""
+    for where, _, names_ in os.walk(folder):
+        yield from (Path(where) / name for name in names_)

@@ -91,7 +91,7 @@ def test_tasks_run_as_jobs_and_their_tokens_are_nowhere(airflow: Airflow) -> Non
     with airflow.scheduling():
         run = airflow.trigger("real")
         eventually(lambda: len(jobs(airflow, "real")) == 2, PATIENCE)
-        with search.watching_processes():
+        with search.watching():
             eventually(search.look_at_queues, PATIENCE)
             airflow.stack.worker()
             airflow.stack.worker()
@@ -113,7 +113,7 @@ def test_the_search_finds_a_token_that_is_planted(airflow: Airflow) -> None:
     search = Search(airflow)
     command = f"echo {planted}; exec python3 -c 'import time; time.sleep(1)' {planted}"
     airflow.stack.send_job("planted", command)
-    with search.watching_processes():
+    with search.watching():
         eventually(search.look_at_queues)
         airflow.stack.worker()
         assert airflow.stack.ended("planted")["status"] == "SUCCEEDED"

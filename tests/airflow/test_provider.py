@@ -61,7 +61,7 @@ def test_airflow_lists_the_provider_with_all_it_has(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert listed.returncode == 0, listed.stderr
-    for words in ("submit_job", "SchedulerMessageQueueProvider", "JobItemLink", "SchedulerHook", "default_scheduler"):
+    for words in ("submit_job", "SchedulerMessageQueueProvider", "JobItemLink", "SchedulerHook", "SchedulerExecutor"):
         assert words in listed.stdout
 
 

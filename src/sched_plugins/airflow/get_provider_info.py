@@ -1,8 +1,10 @@
-"""What the provider tells Airflow of itself. Read at every start: it imports nothing."""
+"""What the provider tells Airflow of itself. Read at every start: it imports nothing but more of the same."""
 
 from __future__ import annotations
 
 from typing import Any, Final
+
+from sched_plugins.airflow.executors.options import config_section
 
 _HERE: Final = "sched_plugins.airflow"
 _NAME: Final = "Serverless scheduler"
@@ -57,12 +59,25 @@ def get_provider_info() -> dict[str, Any]:
             for name in ("JobItemLink", "ResultsLink", "OutputLink", "WorkerExecutionLink")
         ],
         "plugins": [{"name": "sched", "plugin-class": f"{_HERE}.plugin.SchedulerPlugin"}],
-        "config": {"sched": {"description": "The serverless scheduler.", "options": _options()}},
+        "executors": [f"{_HERE}.executors.scheduler_executor.SchedulerExecutor"],
+        "config": {
+            "sched": {"description": "The serverless scheduler.", "options": _options()},
+            **{name: _formatted(section) for name, section in config_section().items()},
+        },
     }
 
 
 def _modules(*names: str) -> list[dict[str, Any]]:
     return [{"integration-name": _NAME, "python-modules": [f"{_HERE}.{name}" for name in names]}]
+
+
+def _formatted(section: dict[str, Any]) -> dict[str, Any]:
+    """The section with the braces of its defaults doubled: Airflow fills these in as format strings."""
+    options = {
+        name: {**option, "default": str(option["default"]).replace("{", "{{").replace("}", "}}")}
+        for name, option in section["options"].items()
+    }
+    return {**section, "options": options}
 
 
 def _options() -> dict[str, Any]:

@@ -228,7 +228,7 @@ def _wait(airflow: LocalAirflow, process: subprocess.Popen[bytes]) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes], mark: str, say: Callable[[str], None]) -> None:
-    say("stopping Airflow")
+    say("stopping; this takes a dozen seconds")
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         try:
@@ -265,7 +265,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(f"Airflow: [bold]{airflow.url}[/bold]  (no login is needed; Ctrl-C stops everything)")
             console.print(f"          DAG files: {airflow.home / 'dags'}\n          log: {airflow.log}")
             _until_interrupted(airflow)
-            say("stopping; this takes a dozen seconds")
     except SchedulerError as error:
         console.print(f"[red]{type(error).__name__}[/red]: {error}")
         return 1
