@@ -16,7 +16,7 @@ def test_jobs_run_deferred_and_on_the_worker_and_tell_what_came_out(stack: Deplo
             task_id="deferred",
             commands=[metrics],
             success_string="Hello walk",
-            results_uri="s3://b/x/",
+            results_uri="s3://bucket/x/",
             deferrable=True,
         )
         SubmitJobOperator.partial(task_id="mapped", deferrable=False).expand(commands=["echo a", "echo b"])
@@ -25,6 +25,6 @@ def test_jobs_run_deferred_and_on_the_worker_and_tell_what_came_out(stack: Deplo
     job_id = xcom(run, "deferred")
     assert job_id == f"airflow/walk/{run.run_id}/deferred"
     assert xcom(run, "deferred", "record")["job_success_string"] == "Hello walk"
-    assert (xcom(run, "deferred", "metrics"), xcom(run, "deferred", "results_uri")) == ({"drag": 5.5}, "s3://b/x/")
+    assert (xcom(run, "deferred", "metrics"), xcom(run, "deferred", "results_uri")) == ({"drag": 5.5}, "s3://bucket/x/")
     assert xcom(run, "deferred", "_link_OutputLink").startswith(f"{stack.info.endpoint}/")
     assert [stack.record(f"airflow/walk/{run.run_id}/mapped/{index}")["output"] for index in (0, 1)] == ["a\n", "b\n"]
