@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib.metadata
 import json
 import os
+import shutil
 import sys
 import tempfile
 import warnings
@@ -21,6 +23,7 @@ except importlib.metadata.PackageNotFoundError:
 
 # Before Airflow is imported, which reads its configuration then.
 HOME = Path(tempfile.mkdtemp(prefix="airflow-test-"))
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 os.environ.update(
     AIRFLOW_HOME=str(HOME),
     AIRFLOW__CORE__LOAD_EXAMPLES="False",

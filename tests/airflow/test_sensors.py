@@ -138,7 +138,8 @@ def test_a_message_that_a_watcher_has_is_deleted_and_one_that_nobody_wants_comes
     from sched_plugins.airflow.queues.finished_job import SchedulerMessageQueueProvider
 
     monkeypatch.setattr(msg_queue, "MESSAGE_QUEUE_PROVIDERS", [SchedulerMessageQueueProvider()])
-    monkeypatch.setattr(finished_job, "BACK_AFTER", 0)
+    monkeypatch.setattr(finished_job, "BACK_AFTER", 2)
+    monkeypatch.setattr(finished_job, "HIDDEN_SECONDS", 5)  # a receive that is broken off may hide it once more
     stack.messages(FINISHED)
     asked = msg_queue.MessageQueueTrigger(scheme="sched", scheduler=SCHEDULER, job_ids=["kept"])
     path, kwargs = asked.serialize()

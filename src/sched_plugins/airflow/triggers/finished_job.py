@@ -57,6 +57,8 @@ class FinishedMessage:
     """A sensor's task has been promised it."""
     shared: bool = field(default=False)
     """An asset watcher took part in it."""
+    shown: bool = False
+    """The triggers have been shown it."""
 
     @classmethod
     def of(cls, received: dict[str, Any]) -> FinishedMessage:
@@ -176,6 +178,7 @@ class FinishedQueueProducer(SharedStreamProducer):
         self._sqs: Any = None
         self._url = ""
         self._place = ""
+        self._held: dict[str, FinishedMessage] = {}
 
     async def open_stream(self) -> AsyncIterator[tuple[FinishedMessage, FinishedMessage]]:
         """Receive for ever."""
@@ -195,7 +198,11 @@ class FinishedQueueProducer(SharedStreamProducer):
             troubles.over()
             for one in received.get("Messages", ()):
                 message = FinishedMessage.of(one)
-                yield message, message
+                self._held[message.receipt_handle] = message
+            for message in list(self._held.values()):
+                if not message.shown:
+                    message.shown = True
+                    yield message, message
 
     async def advance(self, batch: Sequence[AdvanceItem]) -> None:
         """Delete what was stored, give back what nobody wants; what failed on the way comes again at once."""
@@ -211,6 +218,7 @@ class FinishedQueueProducer(SharedStreamProducer):
     async def settle(self, messages: Sequence[FinishedMessage]) -> None:
         """Delete what is done with; what cannot be deleted now comes again, and is recognised by its ``event_id``."""
         for message in messages:
+            self._held.pop(message.receipt_handle, None)
             try:
                 if message.shared:
                     await self._call("delete_message", ReceiptHandle=message.receipt_handle)
@@ -223,7 +231,11 @@ class FinishedQueueProducer(SharedStreamProducer):
                 _log.warning("Message %s of %s comes again: %s", message.message_id, self._url, error)
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Give back what was received and not dealt with, so that others have it at once; close the connections."""
+        left = [message for message in self._held.values() if not message.claimed]
+        for message in left:
+            message.shared, message.received = False, 0
+        await self.settle(left)
         await self._open.aclose()
         self._sqs = None
 
