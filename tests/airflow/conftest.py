@@ -1,4 +1,4 @@
-"""Airflow for tests: a home of its own, its database made once, and a laptop stack for each file that wants one."""
+"""Airflow for tests: a home of its own, its database made once, and one laptop stack for all of them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def airflow_database() -> None:
     initdb()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, airflow_database: None) -> Iterator[DeployedStack]:
     """A laptop stack with a scheduler and an environment, and workers whenever there are jobs."""
     with deployed(tmp_path_factory.mktemp("laptop"), {ENVIRONMENT: {"MaxWorkers": 1}}) as found, workers(found):
