@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
+import botocore.session
 from hypothesis import HealthCheck, settings
 
 # The same examples in every run, and no limit in seconds: a loaded machine is not a failure. HYPOTHESIS_PROFILE=long
@@ -11,3 +13,9 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("suite", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("long", deadline=None, max_examples=5_000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+# Many sessions live in one process here. They may share the API's descriptions, which take long to read.
+botocore.session.create_loader = functools.cache(botocore.session.create_loader)
+
+# moto would list hundreds of machine images for each test, and no test asks for one.
+os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
