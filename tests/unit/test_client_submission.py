@@ -233,7 +233,7 @@ def test_cancelling_many_tells_of_each(stack: ClientStack) -> None:
 
 def test_attach_tells_of_the_slot_or_of_the_reason(stack: ClientStack) -> None:
     ec2 = stack.client.connection.client("ec2")
-    image = ec2.describe_images()["Images"][0]["ImageId"]
+    image = "ami-12c6146b"
     worker = ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
 
     def tag() -> list[str]:

@@ -157,7 +157,7 @@ async def _serve(
     emulator.install_http_fixes()
     emulator.name_function_errors()
     emulator.fail_tasks_with_their_function()
-    emulator.unpack_code_once(folder.scratch / "code")
+    emulator.start_functions_fast(folder.scratch / "code")
     config: Any = import_module("hypercorn.config").Config()
     config.bind = [f"fd://{listener.fileno()}"]
     config.keep_alive_timeout = _KEEP_ALIVE_SECONDS

@@ -7,10 +7,10 @@ needs changes in one file; ``tests/stack`` fails if any of them is gone.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import re
+import subprocess
 import threading
 import zipfile
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,6 +18,8 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from .functions import Forks, SharedCode
 
 log = logging.getLogger("sched.fleet")
 
@@ -261,30 +263,13 @@ def fail_tasks_with_their_function() -> None:
     vars(service)["_call_lambda"] = called
 
 
-def unpack_code_once(folder: Path) -> None:
-    """Let all instances of functions that have the same code share one unpacked copy of it, in ``folder``.
-
-    MiniStack unpacks the whole archive for each instance that it starts, and each then compiles every module
-    anew: most of what the server does under load. Code is read-only for a function on AWS as well.
-    """
-    unpacking = threading.Lock()
-
-    class Archive(zipfile.ZipFile):
-        def extractall(self, path: Any = None, members: Any = None, pwd: bytes | None = None) -> None:
-            if members is not None or not self.filename:
-                return super().extractall(path, members, pwd)
-            shared = folder / hashlib.sha256(Path(self.filename).read_bytes()).hexdigest()
-            with unpacking:
-                if not shared.exists():
-                    half = shared.with_suffix(".part")
-                    super().extractall(half, pwd=pwd)
-                    half.rename(shared)
-            Path(path).rmdir()
-            Path(path).symlink_to(shared, target_is_directory=True)
-
-    patched = ModuleType("zipfile")
-    vars(patched).update(vars(zipfile), ZipFile=Archive)
-    vars(import_module("ministack.core.lambda_runtime"))["zipfile"] = patched
+def start_functions_fast(folder: Path) -> None:
+    """Let instances of functions share their unpacked code, in ``folder``, and what they have imported."""
+    runtime = vars(import_module("ministack.core.lambda_runtime"))
+    archives, processes = ModuleType("zipfile"), ModuleType("subprocess")
+    vars(archives).update(vars(zipfile), ZipFile=SharedCode(folder).archive())
+    vars(processes).update(vars(subprocess), Popen=Forks().popen)
+    runtime.update(zipfile=archives, subprocess=processes)
 
 
 def application() -> Any:
