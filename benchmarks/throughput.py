@@ -4,7 +4,9 @@
 
 Starts a laptop stack of its own, deploys the scheduler, and for each number of workers submits the jobs (`true`)
 before it attaches the workers, so that no worker waits for a submission. Rates are read off the job records: from the
-first start to the last end. The gap is from one job's end to the next one's start on the same worker.
+first start to the last end. The gap is from one job's end to the next one's start on the same worker. One more round
+runs as many jobs through the rules alone, on the fakes and in virtual time. What the processors were busy with in
+each round says what bounds it: the machine, or waiting.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import collections
 import itertools
 import json
 import os
+import resource
 import statistics
 import sys
 import tempfile
@@ -53,7 +56,7 @@ def main() -> int:
                 console.print(f"{workers} workers: {figures[-1]['jobs_a_second']:.1f} jobs/s")
         finally:
             lifecycle.down(state_dir=state)
-    print_figures(console, figures)
+    print_figures(console, figures, rules_alone(max(options.workers), options.jobs))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
@@ -69,7 +72,7 @@ def measure(stack: lifecycle.StackInfo, workers: int, jobs: int) -> dict[str, An
     began = time.monotonic()
     submitted = client.submit_many(specs)
     submit_seconds = time.monotonic() - began
-    before = lifecycle.describe(stack).get("calls", {})
+    before, busy = lifecycle.describe(stack).get("calls", {}), busy_seconds()
     boto3.client("ec2").run_instances(
         ImageId="ami-local",
         InstanceType="c7i.large",
@@ -79,19 +82,41 @@ def measure(stack: lifecycle.StackInfo, workers: int, jobs: int) -> dict[str, An
             {"ResourceType": "instance", "Tags": [{"Key": SCHEDULER, "Value": names.job_queue(SCHEDULER)}]}
         ],
     )
+    began = time.monotonic()
     records = client.wait_all([one.run for one in submitted], timeout=600)
+    cores = (busy_seconds() - busy) / (time.monotonic() - began)
     after = lifecycle.describe(stack).get("calls", {})
     return {
         "workers": workers,
         "jobs": jobs,
         "submitted_a_second": jobs / submit_seconds,
         **_rates(list(records)),
+        "cores_busy": cores,
         "calls_a_job": {
             name: round((after[name] - before.get(name, 0)) / jobs, 2)
             for name in sorted(after)
             if after[name] != before.get(name, 0)
         },
     }
+
+
+def busy_seconds() -> float:
+    """Seconds for which this machine's processors have worked, all together, for anyone."""
+    user, nice, system = (int(ticks) for ticks in Path("/proc/stat").read_text().split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
+def rules_alone(workers: int, jobs: int) -> float:
+    """Jobs a second of processor time through the rules and the fakes, in one thread."""
+    from sched_plugins.testing import Simulation
+
+    simulation = Simulation(maximum=workers)
+    began = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    for number in range(jobs):
+        simulation.submit(f"job-{number}")
+    if not simulation.run_until_quiet() or simulation.job(f"job-{jobs - 1}").status != "SUCCEEDED":
+        raise SystemExit("the jobs did not end on the fakes")
+    return jobs / (resource.getrusage(resource.RUSAGE_SELF).ru_utime - began)
 
 
 def _rates(records: list[JobRecord]) -> dict[str, Any]:
@@ -113,10 +138,10 @@ def _rates(records: list[JobRecord]) -> dict[str, Any]:
     }
 
 
-def print_figures(console: Console, figures: list[dict[str, Any]]) -> None:
+def print_figures(console: Console, figures: list[dict[str, Any]], rules: float) -> None:
     """The tables."""
     rates = Table(title="Throughput on the laptop stack")
-    for heading in ("workers", "jobs", "submitted/s", "jobs/s", "gap, median", "gap, p95"):
+    for heading in ("workers", "jobs", "submitted/s", "jobs/s", "gap, median", "gap, p95", "cores busy"):
         rates.add_column(heading, justify="right")
     for one in figures:
         rates.add_row(
@@ -126,8 +151,10 @@ def print_figures(console: Console, figures: list[dict[str, Any]]) -> None:
             f"{one['jobs_a_second']:.1f}",
             f"{one['gap_median_ms']:.0f} ms",
             f"{one['gap_p95_ms']:.0f} ms",
+            f"{one['cores_busy']:.1f} of {os.cpu_count()}",
         )
     console.print(rates)
+    console.print(f"The rules alone, on the fakes, in one thread: {rules:.0f} jobs/s")
     calls = Table(title="AWS calls a job (most workers)")
     calls.add_column("call")
     calls.add_column("a job", justify="right")

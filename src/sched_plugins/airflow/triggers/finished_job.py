@@ -37,6 +37,8 @@ from sched_plugins.errors import QueueNotFound, SchedulerError
 MESSAGE: Final = "message"
 HIDDEN_SECONDS: Final = 900
 """How long a received message stays hidden: longer than Airflow takes to store an event (300 s) or to resume a task."""
+UNCERTAIN_SECONDS: Final = 20
+"""For how long it is hidden until it is known to have arrived: a receive that is broken off may still take messages."""
 BACK_AFTER: Final = 5
 """Seconds for which a message that nobody wants is hidden the first time; doubled each time."""
 BACK_AFTER_AT_MOST: Final = 60
@@ -189,20 +191,39 @@ class FinishedQueueProducer(SharedStreamProducer):
                     await self._reach()
                 received = await self._call(
                     "receive_message", MaxNumberOfMessages=10, WaitTimeSeconds=limits.MAX_SQS_WAIT,
-                    VisibilityTimeout=HIDDEN_SECONDS, MessageSystemAttributeNames=["ApproximateReceiveCount"],
+                    VisibilityTimeout=UNCERTAIN_SECONDS, MessageSystemAttributeNames=["ApproximateReceiveCount"],
                 )  # fmt: skip
+                await self._keep([FinishedMessage.of(one) for one in received.get("Messages", ())])
             except SchedulerError as error:
                 troubles.met(error)
                 await asyncio.sleep(troubles.delay)
                 continue
             troubles.over()
-            for one in received.get("Messages", ()):
-                message = FinishedMessage.of(one)
-                self._held[message.receipt_handle] = message
             for message in list(self._held.values()):
                 if not message.shown:
                     message.shown = True
                     yield message, message
+
+    async def _keep(self, messages: Sequence[FinishedMessage]) -> None:
+        """Hide what has arrived for as long as it is needed; what SQS will not hide is forgotten, and comes again."""
+        if not messages:
+            return
+        held = {str(number): message for number, message in enumerate(messages)}
+        self._held.update((message.receipt_handle, message) for message in messages)
+        entries = [
+            {"Id": number, "ReceiptHandle": message.receipt_handle, "VisibilityTimeout": HIDDEN_SECONDS}
+            for number, message in held.items()
+        ]
+        forgotten: Iterable[str] = held
+        try:
+            answer = await self._call("change_message_visibility_batch", Entries=entries)
+            forgotten = [failure["Id"] for failure in answer.get("Failed", ())]
+        except asyncio.CancelledError:
+            forgotten = ()  # all are given back
+            raise
+        finally:
+            for number in forgotten:
+                self._held.pop(held[number].receipt_handle, None)
 
     async def advance(self, batch: Sequence[AdvanceItem]) -> None:
         """Delete what was stored, give back what nobody wants; what failed on the way comes again at once."""

@@ -59,7 +59,7 @@ class Forks:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._channels: dict[Path, socket.socket] = {}
+        self._forking: dict[Path, tuple[socket.socket, subprocess.Popen[bytes]]] = {}
 
     def popen(self, command: list[str], **options: Any) -> Any:
         """As ``subprocess.Popen``; forked if it is a Python function with the scheduler's code, and Linux runs it."""
@@ -72,14 +72,16 @@ class Forks:
         (read_in, write_in), (read_out, write_out), (read_err, write_err) = os.pipe(), os.pipe(), os.pipe()
         try:
             with self._lock:
-                channel = self._channels.get(code) or self._start(code)
+                channel = self._forking[code][0] if code in self._forking else self._start(code)
                 try:
                     socket.send_fds(channel, [message], [read_in, write_out, write_err])
                     answer = channel.recv(32)
                 except OSError:
                     answer = b""
                 if not answer:  # it was killed: the next one starts anew
-                    self._channels.pop(code).close()
+                    channel, process = self._forking.pop(code)
+                    channel.close()
+                    process.wait()
                     for stream in (write_in, read_out, read_err):
                         os.close(stream)
                     return subprocess.Popen(command, **options)
@@ -88,19 +90,27 @@ class Forks:
             for stream in (read_in, write_out, write_err):
                 os.close(stream)
 
+    def close(self) -> None:
+        """End the processes that fork; those that they have forked go on."""
+        with self._lock:
+            while self._forking:
+                _, (channel, process) = self._forking.popitem()
+                channel.close()
+                process.wait()
+
     def _start(self, code: Path) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, preload.LONGEST_MESSAGE)
         with theirs:
-            subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, preload.__file__, str(theirs.fileno()), str(code)],
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )
-        self._channels[code] = ours
+        self._forking[code] = ours, process
         return ours
 
 
