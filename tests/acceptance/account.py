@@ -270,13 +270,12 @@ class Account:
     def function_processes(self) -> list[tuple[str, psutil.Process]]:
         """The processes in which the stack runs the scheduler's functions, by the function's name, oldest first."""
         found = []
-        for child in psutil.Process(self.info.pid).children():
+        for child in psutil.Process(self.info.pid).children(recursive=True):
             try:
-                _, ours, name = " ".join(child.cmdline()).partition(f"ministack-lambda-{SCHEDULER}-")
+                if "preload.py" in " ".join(child.cmdline()) and child.ppid() != self.info.pid:
+                    found.append((child.name().rpartition("-")[2], child))
             except psutil.NoSuchProcess:
                 continue  # A zombie, too.
-            if ours:
-                found.append((name.partition("-")[0], child))
         return sorted(found, key=lambda one: one[1].pid)
 
     def sweep(self) -> Any:

@@ -31,18 +31,32 @@ def function(tmp_path: Path) -> Path:
     return tmp_path
 
 
+class Started(Forks):
+    """Those whose streams are closed at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.processes: list[Fork] = []
+
+
 @pytest.fixture
-def forks() -> Iterator[Forks]:
-    made = Forks()
+def forks() -> Iterator[Started]:
+    made = Started()
     yield made
     made.close()
+    for process in made.processes:
+        process.kill()
+        process.wait(20)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            stream.close()
     assert [child.cmdline() for child in psutil.Process().children() if "preload.py" in str(child.cmdline())] == []
 
 
-def start(forks: Forks, function: Path, name: str, code: str = "code") -> Fork:
+def start(forks: Started, function: Path, name: str, code: str = "code") -> Fork:
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     command = [sys.executable, str(function / "program.py")]
     started: Fork = forks.popen(command, cwd=function / code, env={"NAME": name}, text=True, bufsize=1, **pipes)
+    forks.processes.append(started)
     return started
 
 
@@ -53,7 +67,7 @@ def ask(process: Fork, line: str) -> str:
 
 
 def test_instances_have_an_environment_and_streams_of_their_own_and_share_what_was_imported(
-    forks: Forks, function: Path
+    forks: Started, function: Path
 ) -> None:
     one, two = start(forks, function, "one"), start(forks, function, "two")
     assert isinstance(one, Fork)
@@ -69,7 +83,7 @@ def test_instances_have_an_environment_and_streams_of_their_own_and_share_what_w
     one.kill()  # there is nobody left, and nothing happens
 
 
-def test_one_that_fails_says_so_and_ends_alone(forks: Forks, function: Path) -> None:
+def test_one_that_fails_says_so_and_ends_alone(forks: Started, function: Path) -> None:
     bad, good = start(forks, function, "bad"), start(forks, function, "good")
     bad.stdin.write("fail\n")
     bad.stdin.flush()
@@ -82,7 +96,7 @@ def test_one_that_fails_says_so_and_ends_alone(forks: Forks, function: Path) -> 
 
 
 def test_when_the_forking_process_was_killed_the_next_instance_starts_all_the_same(
-    forks: Forks, function: Path
+    forks: Started, function: Path
 ) -> None:
     first = start(forks, function, "first")
     first.stdin.close()
@@ -97,13 +111,12 @@ def test_when_the_forking_process_was_killed_the_next_instance_starts_all_the_sa
         process.wait(20)
 
 
-def test_a_function_of_someone_else_gets_a_process_of_its_own(forks: Forks, function: Path) -> None:
+def test_a_function_of_someone_else_gets_a_process_of_its_own(forks: Started, function: Path) -> None:
     (function / "other").mkdir()
     process = start(forks, function, "other", "other")
     assert isinstance(process, subprocess.Popen)
     process.stdout.readline()
     assert ask(process, "d") == "heard d False\n"
-    process.communicate()
 
 
 def test_code_is_unpacked_once_and_linked(tmp_path: Path) -> None:

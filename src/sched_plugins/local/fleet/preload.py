@@ -69,6 +69,8 @@ def become(request: dict[str, object], streams: list[int]) -> None:
             os.close(stream)
         os.environ.clear()
         os.environ.update(request["environment"])  # type: ignore[call-overload]
+        # The name that ps and top show: 15 characters, and what tells functions apart comes last.
+        Path("/proc/self/comm").write_text(os.environ.get("AWS_LAMBDA_FUNCTION_NAME", "function")[-15:])
         os.chdir(str(request["folder"]))
         program = str(request["program"])
         sys.argv[:] = [program]
