@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.configuration import conf
 
+from sched_plugins.airflow.exceptions import InvalidRequestException
 from sched_plugins.airflow.hooks.scheduler import CONFIG_SECTION, SchedulerHook, hook_settings
 from sched_plugins.airflow.identity import DEFAULT_PREFIX, TaskIdentity
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 HOOK_FIELDS: Sequence[str] = ("scheduler", "environment", "aws_conn_id", "region_name", "verify", "botocore_config")
+AS_OBJECT = "templates give text, unless their DAG sets render_template_as_native_obj=True"
 HOOK_DOC = """
     :param scheduler: The scheduler's stack name; by default the connection's extra ``scheduler``, then the option
         ``[sched] default_scheduler``.
@@ -29,6 +31,16 @@ HOOK_DOC = """
 def default_deferrable() -> bool:
     """Whether tasks are deferrable unless they say otherwise."""
     return bool(conf.getboolean("operators", "default_deferrable", fallback=False))
+
+
+def fields_of(value: object, name: str) -> Mapping[str, Any]:
+    """Take a value for fields of a job.
+
+    :raises InvalidRequestException: It is something else: the text that a template rendered to, say.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidRequestException(f"{name} is {str(value)[:80]!r}, not a dictionary of a job's fields; {AS_OBJECT}")
+    return value
 
 
 class SchedulerTaskMixin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -128,10 +129,45 @@ class SchedulerHook(AwsBaseHook):
         """Get the client, as :attr:`client`."""
         return self.client
 
+    def get_session(self, region_name: str | None = None, deferrable: bool = False) -> Any:
+        """
+        Make a session with the connection's credentials: boto3's, or aiobotocore's. May ask STS for a role.
+
+        :raises sched_plugins.errors.SchedulerError: The connection's profile, or its role, cannot be used.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
+
+        from sched_plugins.errors import InvalidSettings, NotPermitted
+
+        try:
+            return super().get_session(region_name=region_name, deferrable=deferrable)
+        except ProfileNotFound as error:
+            raise InvalidSettings(
+                f"connection {self.aws_conn_id!r}: {error}; give its extra 'profile_name' one that "
+                "`aws configure list-profiles` shows where the task runs"
+            ) from error
+        except (ClientError, BotoCoreError) as error:
+            raise NotPermitted(
+                f"connection {self.aws_conn_id!r} cannot take role {self.conn_config.role_arn!r}: {error}. Check its "
+                "extra 'role_arn', and that the role's trust policy names the connection's credentials."
+            ) from error
+
     def client_settings(self) -> dict[str, Any]:
-        """Arguments with which every client of this package uses the connection."""
+        """
+        Arguments with which every client of this package uses the connection.
+
+        :raises sched_plugins.errors.InvalidSettings: No region is set.
+        """
+        from sched_plugins.errors import InvalidSettings
+
+        session = HookSession(self)
+        if not (self.region_name or session.region_name or os.environ.get("AWS_REGION")):
+            raise InvalidSettings(
+                f"no AWS region is set: give `region_name`, add an extra 'region_name' to connection "
+                f"{self.aws_conn_id!r}, or set AWS_DEFAULT_REGION where the task runs"
+            )
         return {
-            "session": HookSession(self),
+            "session": session,
             "region": self.region_name,
             "endpoint_url": self.conn_config.endpoint_url,
             "config": self.config,
@@ -155,29 +191,6 @@ class SchedulerHook(AwsBaseHook):
             verify=self.verify,
         )
 
-    def check_queue(self, queue: str) -> None:
-        """
-        Check that a job queue exists. One GetQueueUrl; who may not ask is let through.
-
-        :raises NotFoundException: There is no such queue.
-        """
-        from sched_plugins.core import names
-        from sched_plugins.errors import NotPermitted, QueueNotFound
-
-        if queue.startswith(("arn:", "https://", "http://")):
-            return  # Perhaps of another account or region.
-        connection = self.scheduler_client.connection
-        missing = QueueNotFound(
-            f"there is no queue {queue!r} in {connection.place}; job queues are named <environment>{names.JOB_QUEUE} "
-            "(`sched queues` lists them)"
-        )
-        with translated():
-            try:
-                with connection.doing(f"find queue {queue!r}", missing):
-                    connection.client("sqs").get_queue_url(QueueName=queue)
-            except NotPermitted:
-                self.log.debug("May not look for queue %r", queue)
-
     def is_drained(self, queue: str = "") -> bool:
         """
         Tell whether a job queue has nothing more to do. One GetQueueUrl, one GetQueueAttributes, eight Queries.
@@ -193,7 +206,11 @@ class SchedulerHook(AwsBaseHook):
 
         client = self.client
         name = names.queue_name(queue) or names.job_queue(self.environment or client.scheduler)
-        missing = QueueNotFound(f"there is no queue {name!r} in {client.connection.place}; `sched queues` lists them")
+        missing = (
+            QueueNotFound(f"there is no queue {name!r} in {client.connection.place}; `sched queues` lists them")
+            if queue
+            else client.missing
+        )
         with client.connection.doing(f"look at queue {name!r}", missing):
             sqs = client.connection.client("sqs")
             url = sqs.get_queue_url(QueueName=name)["QueueUrl"]

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import TaskDeferralTimeout
 from sched_plugins.airflow.exceptions import InvalidRequestException, JobFailedException, as_airflow, named, translated
 from sched_plugins.airflow.identity import Step, TaskIdentity, decide
 from sched_plugins.airflow.ranges import compact
-from sched_plugins.airflow.settings import HOOK_FIELDS, SchedulerTaskMixin, default_deferrable
+from sched_plugins.airflow.settings import AS_OBJECT, HOOK_FIELDS, SchedulerTaskMixin, default_deferrable, fields_of
 from sched_plugins.airflow.triggers.job import ERROR, JobsTrigger, numbered_job
 
 if TYPE_CHECKING:
@@ -144,17 +144,17 @@ class SubmitJobsOperator(SchedulerTaskMixin, BaseOperator):
         return self.job_id or identity.job_id
 
     def _ids(self, context: Context) -> list[str]:
+        if isinstance(self.jobs, str) or not isinstance(self.jobs, Sequence):
+            raise InvalidRequestException(f"jobs is {str(self.jobs)[:80]!r}, not a list of jobs; {AS_OBJECT}")
+        if not self.jobs:
+            raise InvalidRequestException("jobs is empty; give at least one job")
         base = self._base(self.identity(context))
         return [numbered_job(base, number) for number in range(len(self.jobs))]
 
     def _submit(self, identity: TaskIdentity, ids: list[str]) -> dict[str, list[int]]:
         """Submit what has to be; the numbers of all jobs that are to be waited for, by their run ids."""
-        if not ids:
-            raise InvalidRequestException("jobs is empty; give at least one job")
-        if self.job_queue:
-            self.hook.check_queue(self.job_queue)
         client = self.hook.client
-        known = client.get_many(ids)
+        known, common = client.get_many(ids), fields_of(self.common or {}, "common")
         waiting: dict[str, list[int]] = {}
         numbers, specs, run_ids = [], [], []
         for number, job_id in enumerate(ids):
@@ -163,16 +163,23 @@ class SubmitJobsOperator(SchedulerTaskMixin, BaseOperator):
                 waiting.setdefault(decision.run_id, []).append(number)
             elif decision.step is Step.SUBMIT:
                 group = {"group_id": f"airflow-{identity.digest}"}
-                specs.append({**group, **(self.common or {}), **self.jobs[number], "job_id": job_id})
+                own = fields_of(self.jobs[number], f"jobs[{number}]")
+                specs.append({**group, **common, **own, "job_id": job_id})
                 run_ids.append(decision.run_id)
                 numbers.append(number)
-        del known
-        answers = client.submit_many(specs, run_ids=run_ids, queue=self.job_queue or "")
+        answers = client.submit_many(specs, run_ids=run_ids, queue=self.job_queue or "", known=known)
         refused = [answer for answer in answers if answer.error is not None]
         if refused and len(refused) == len(answers):
             error = refused[0].error
             assert error is not None
             raise as_airflow(error) from error
+        for answer in refused[: self.failures_shown]:
+            self.log.error("Job %s was refused: %s", answer.job_id, answer.error)
+        if len(refused) > self.allowed_failures and not self.wait_for_completion:
+            raise JobFailedException(
+                f"{len(refused)} of {len(ids)} jobs were refused ({self.allowed_failures} are allowed): job "
+                f"{refused[0].job_id!r}: {refused[0].error}. A retry submits only these again."
+            )
         for number, answer in zip(numbers, answers, strict=True):
             if answer.error is None:
                 waiting.setdefault(answer.run_id, []).append(number)
