@@ -47,7 +47,7 @@ class RunStageOperator(JobRunOperator):
 
     See :class:`~sched_plugins.airflow.operators.job_run.JobRunOperator` for the parameters about waiting and killing,
     and
-    :class:`~sched_plugins.airflow.hooks.scheduler.SchedulerHook` for those about the connection.
+    :class:`~sched_plugins.airflow.task.SchedulerTask` for those about the connection.
     """
 
     template_fields: Sequence[str] = (

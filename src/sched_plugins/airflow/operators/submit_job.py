@@ -49,7 +49,7 @@ class SubmitJobOperator(JobRunOperator):
     :param job: Any fields of the job spec, ahead of the parameters above (templated).
 
     See :class:`~sched_plugins.airflow.operators.job_run.JobRunOperator` for the parameters about waiting and killing,
-    and :class:`~sched_plugins.airflow.hooks.scheduler.SchedulerHook` for those about the connection.
+    and :class:`~sched_plugins.airflow.task.SchedulerTask` for those about the connection.
     """
 
     template_fields: Sequence[str] = (*JobRunOperator.template_fields, *JOB_FIELDS, "job_queue", "job")

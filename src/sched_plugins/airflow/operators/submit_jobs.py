@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import TaskDeferralTimeout
 
 from sched_plugins.airflow.exceptions import InvalidRequestException, JobFailedException, as_airflow, named, translated
 from sched_plugins.airflow.identity import Step, TaskIdentity, decide
 from sched_plugins.airflow.ranges import compact
-from sched_plugins.airflow.settings import AS_OBJECT, HOOK_FIELDS, SchedulerTaskMixin, default_deferrable, fields_of
+from sched_plugins.airflow.settings import AS_OBJECT, default_deferrable, fields_of
+from sched_plugins.airflow.task import SchedulerTask
 from sched_plugins.airflow.triggers.job import ERROR, JobsTrigger, numbered_job
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Failure:
     stdout_uri: str = ""
 
 
-class SubmitJobsOperator(SchedulerTaskMixin, BaseOperator):
+class SubmitJobsOperator(SchedulerTask):
     """
     Run many jobs, in batches, and wait for all of them together: one wait, however many jobs.
 
@@ -57,10 +57,10 @@ class SubmitJobsOperator(SchedulerTaskMixin, BaseOperator):
     :param deferrable: Whether to wait in the triggerer; by default as ``[operators] default_deferrable`` says.
     :param cancel_on_kill: Cancel the jobs when the task is killed.
 
-    See :class:`~sched_plugins.airflow.hooks.scheduler.SchedulerHook` for the parameters about the connection.
+    See :class:`~sched_plugins.airflow.task.SchedulerTask` for the parameters about the connection.
     """
 
-    template_fields: Sequence[str] = (*HOOK_FIELDS, "jobs", "common", "job_id", "job_queue")
+    template_fields: Sequence[str] = (*SchedulerTask.template_fields, "jobs", "common", "job_id", "job_queue")
     template_fields_renderers = {"jobs": "json", "common": "json"}
     ui_color = "#e6f2ef"
 
@@ -76,16 +76,9 @@ class SubmitJobsOperator(SchedulerTaskMixin, BaseOperator):
         wait_for_completion: bool = True,
         deferrable: bool | None = None,
         cancel_on_kill: bool = True,
-        scheduler: str | None = None,
-        environment: str | None = None,
-        aws_conn_id: str | None = "aws_default",
-        region_name: str | None = None,
-        verify: bool | str | None = None,
-        botocore_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.take_hook_settings(scheduler, environment, aws_conn_id, region_name, verify, botocore_config)
         self.jobs = jobs
         self.common = common
         self.job_id = job_id
@@ -169,7 +162,7 @@ class SubmitJobsOperator(SchedulerTaskMixin, BaseOperator):
                 numbers.append(number)
         answers = client.submit_many(specs, run_ids=run_ids, queue=self.job_queue or "", known=known)
         refused = [answer for answer in answers if answer.error is not None]
-        if refused and len(refused) == len(answers):
+        if len(refused) == len(ids):  # otherwise some are live, or have succeeded: the failures are counted at the end
             error = refused[0].error
             assert error is not None
             raise as_airflow(error) from error
