@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,9 @@ from sched_plugins.airflow.operators.submit_jobs import SubmitJobsOperator
 from sched_plugins.airflow.sensors.finished_queue import FinishedQueueSensor
 from sched_plugins.airflow.sensors.job import JobSensor
 from sched_plugins.airflow.sensors.queue_drained import QueueDrainedSensor
+from sched_plugins.airflow.triggers.finished_job import FinishedJobTrigger
+from sched_plugins.airflow.triggers.job import JobsTrigger, JobTrigger
+from sched_plugins.airflow.triggers.queue_drained import QueueDrainedTrigger
 from sched_plugins.client import SchedulerClient
 from sched_plugins.core import names
 
@@ -282,6 +286,50 @@ def test_what_is_wrong_is_told_before_anything_is_submitted(
         assert filled(words, values) in str(told.value)
     assert submitted(busy) == before
     assert not any(waiting(busy))
+
+
+TRIGGERS: dict[type, Mapping[str, Any]] = {
+    JobTrigger: {"job_id": LIVE},
+    JobsTrigger: {"job_ids": [LIVE]},
+    FinishedJobTrigger: {"claim": True},
+    QueueDrainedTrigger: {},
+}
+MET_LATER = {
+    "scheduler": Case(NotFound, ("'none", "`sched"), {"scheduler": "none"}),
+    "profile": ANYWHERE["profile"],
+    "role": ANYWHERE["role"],
+    "environment": Case(NotFound, ("'none", "`sched"), {"environment": "none"}),
+}
+"""What the triggerer meets although the task did not: something was deleted meanwhile, or its machine differs."""
+
+
+@pytest.mark.parametrize(
+    ("trigger", "case"),
+    [
+        pytest.param(trigger, case, id=f"{trigger.__name__} {what}")
+        for trigger in TRIGGERS
+        for what, case in MET_LATER.items()
+        # Triggers of jobs know the scheduler, and ask nothing of the environment.
+        if what != "environment" or trigger not in (JobTrigger, JobsTrigger)
+    ],
+)
+def test_a_trigger_that_meets_it_ends_the_wait_and_tells_the_task(
+    busy: DeployedStack, monkeypatch: pytest.MonkeyPatch, trigger: Any, case: Case
+) -> None:
+    if case.denied:
+        deny(monkeypatch, case.denied)
+    given = {"scheduler": SCHEDULER, **TRIGGERS[trigger], **case.given}
+
+    async def told() -> Any:
+        async with asyncio.timeout(60):
+            return (await anext(aiter(trigger(**given).run()))).payload
+
+    payload = asyncio.run(told())
+    assert payload["status"] == "error"
+    with pytest.raises(exceptions.SchedulerException) as raised:
+        JobSensor(task_id="s", job_ids=LIVE).execute_complete({}, payload)
+    assert type(raised.value) is case.kind
+    assert all(words in str(raised.value) for words in case.words)
 
 
 def test_a_connection_without_a_region_is_told(busy: DeployedStack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -135,12 +136,18 @@ class SchedulerHook(AwsBaseHook):
 
         :raises sched_plugins.errors.SchedulerError: The connection's profile, or its role, cannot be used.
         """
+        with self._signing_in():
+            return super().get_session(region_name=region_name, deferrable=deferrable)
+
+    @contextmanager
+    def _signing_in(self) -> Iterator[None]:
+        """Turn what botocore says of the connection's credentials into the package's errors."""
         from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 
         from sched_plugins.errors import InvalidSettings, NotPermitted
 
         try:
-            return super().get_session(region_name=region_name, deferrable=deferrable)
+            yield
         except ProfileNotFound as error:
             raise InvalidSettings(
                 f"connection {self.aws_conn_id!r}: {error}; give its extra 'profile_name' one that "
@@ -180,16 +187,18 @@ class SchedulerHook(AwsBaseHook):
         Blocks while it reads the connection and botocore's files: call it in a thread.
         """
         session: Any = self.get_session(region_name=self.region_name, deferrable=True)
-        loader = session.get_component("data_loader")
-        for kind in ("service-2", "endpoint-rule-set-1"):
-            loader.load_service_model(service, kind)  # kept, so that entering the client reads no file in the loop
-        return session.create_client(
-            service,
-            region_name=self.region_name,
-            endpoint_url=self.conn_config.get_service_endpoint_url(service),
-            config=self.config,
-            verify=self.verify,
-        )
+        with self._signing_in():
+            session.get_scoped_config()  # read here, and not in the loop; there may be no such profile
+            loader = session.get_component("data_loader")
+            for kind in ("service-2", "endpoint-rule-set-1"):
+                loader.load_service_model(service, kind)  # kept, so that entering the client reads no file in the loop
+            return session.create_client(
+                service,
+                region_name=self.region_name,
+                endpoint_url=self.conn_config.get_service_endpoint_url(service),
+                config=self.config,
+                verify=self.verify,
+            )
 
     def is_drained(self, queue: str = "") -> bool:
         """
