@@ -31,6 +31,7 @@ from sched_plugins.airflow.triggers.finished_job import FinishedJobTrigger
 from sched_plugins.airflow.triggers.job import JobsTrigger, JobTrigger
 from sched_plugins.airflow.triggers.queue_drained import QueueDrainedTrigger
 from sched_plugins.client import SchedulerClient
+from sched_plugins.client.jobs import JobClient
 from sched_plugins.core import names
 
 LIVE = "bad-input/live"
@@ -255,6 +256,11 @@ def deny(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     monkeypatch.setattr(BaseClient, "_make_api_call", refused)
 
 
+def not_waiting(*_: Any, **__: Any) -> None:
+    """Stand for the wait, which must not begin: both workers are busy all the while."""
+    raise AssertionError("it waits for jobs")
+
+
 def filled(value: Any, values: Mapping[str, str]) -> Any:
     """A text of the table with the folders and the region of this run."""
     for name, text in values.items():
@@ -275,6 +281,8 @@ def test_what_is_wrong_is_told_before_anything_is_submitted(
     waits = {"deferrable": deferrable} if operator in WAITS else {}
     before = submitted(busy)
     with monkeypatch.context() as patched:
+        for name in ("watch", "logs"):
+            patched.setattr(JobClient, name, not_waiting)
         if case.denied:
             deny(patched, case.denied)
         task = operator(task_id="bad", **given, **waits)
