@@ -90,6 +90,17 @@ def test_only_what_failed_of_many_jobs_is_submitted_again(stack: DeployedStack, 
     }
 
 
+def test_a_refusal_of_one_of_many_jobs_is_told_though_nobody_waits(stack: DeployedStack) -> None:
+    jobs = [{"commands": ["true"]}, {"commands": ["true"], "queue": f"{SCHEDULER}-job-queue"}]
+    many = SubmitJobsOperator(task_id="refused", jobs=jobs, environment=ENVIRONMENT, wait_for_completion=False)
+    with pytest.raises(exceptions.JobFailedException, match=r"1 of 2 jobs were refused .*refused/000001'.* alone"):
+        executed(many)
+    many.allowed_failures = 1
+    assert executed(many) == {"jobs": 2}
+    assert stack.ended("airflow/direct/r/refused/000000")["status"] == "SUCCEEDED"
+    assert stack.record("airflow/direct/r/refused/000001") == {}
+
+
 def test_stages_hand_on_their_files(stack: DeployedStack, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a b.txt").write_text("one\n")

@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from airflow.sdk import DAG
 from airflow.sdk.module_loading import import_string
 
 from sched_plugins.airflow import output
@@ -19,7 +20,14 @@ from sched_plugins.airflow.exceptions import InvalidRequestException, NotFoundEx
 from sched_plugins.airflow.get_provider_info import get_provider_info
 from sched_plugins.airflow.hooks.scheduler import SchedulerHook
 from sched_plugins.airflow.links.scheduler import addresses
+from sched_plugins.airflow.operators.cancel_job import CancelJobOperator
+from sched_plugins.airflow.operators.run_stage import RunStageOperator
+from sched_plugins.airflow.operators.submit_job import SubmitJobOperator
+from sched_plugins.airflow.operators.submit_jobs import SubmitJobsOperator
 from sched_plugins.airflow.ranges import compact, expand
+from sched_plugins.airflow.sensors.finished_queue import FinishedQueueSensor
+from sched_plugins.airflow.sensors.job import JobSensor
+from sched_plugins.airflow.sensors.queue_drained import QueueDrainedSensor
 from sched_plugins.client import LogChunk
 from sched_plugins.errors import JobNotFound
 
@@ -95,6 +103,37 @@ def test_the_schedulers_name_comes_from_the_argument_the_connection_or_the_confi
         _ = SchedulerHook(aws_conn_id=None).scheduler
     monkeypatch.setenv("AIRFLOW__SCHED__DEFAULT_SCHEDULER", "configured")
     assert SchedulerHook(aws_conn_id=None).scheduler == "configured"
+
+
+TASKS: list[tuple[Any, dict[str, Any]]] = [
+    (SubmitJobOperator, {"commands": ["true"]}),
+    (SubmitJobsOperator, {"jobs": [{}]}),
+    (RunStageOperator, {"environment": "solver", "executable": "run"}),
+    (CancelJobOperator, {"job_ids": "a"}),
+    (JobSensor, {"job_ids": "a"}),
+    (FinishedQueueSensor, {}),
+    (QueueDrainedSensor, {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "needed"), TASKS)
+def test_every_task_takes_the_hooks_settings_from_its_arguments_defaults_and_mapping(
+    kind: Any, needed: dict[str, Any]
+) -> None:
+    settings = {
+        "scheduler": "sim", "environment": "solver", "aws_conn_id": "other", "region_name": "eu-west-3",
+        "verify": False, "botocore_config": {"read_timeout": 7},
+    }  # fmt: skip
+    assert set(settings) <= set(kind.template_fields)
+    with DAG("settings", schedule=None, default_args=settings):
+        tasks = [kind(task_id="default", **needed), kind(task_id="given", **{**needed, **settings})]
+        mapped = kind.partial(task_id="mapped", **{**needed, **settings}).expand(params=[{"n": 1}])
+    for task in tasks:
+        assert {name: getattr(task, name) for name in settings} == settings
+        assert (task.hook.environment, task.hook.aws_conn_id, task.hook.verify) == ("solver", "other", False)
+    assert settings.items() <= mapped.partial_kwargs.items()
+    with pytest.raises(TypeError, match="region"):
+        kind(task_id="wrong", region="eu-west-3", **needed)
 
 
 def test_errors_are_airflows_and_keep_their_cause() -> None:

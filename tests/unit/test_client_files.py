@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from client_stack import NAME, REGION, ClientStack, client_stack, session
 
 from sched_plugins.client import Connection, EnvironmentClient, Outcome, Progress, Run, Status
@@ -218,6 +219,25 @@ def test_a_single_file_is_stored_with_its_metadata(environment: EnvironmentClien
     assert (found["Body"].read(), found["Metadata"]) == (b"text", {"sched-environment": "env"})
     with pytest.raises(InvalidInput, match="is not the address of an object"):
         environment.store("s3://bucket", file)
+
+
+def test_what_is_not_stored_is_told_unless_one_may_not_ask(
+    environment: EnvironmentClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.sh.old").touch()
+    environment.store(f"s3://{BUCKET}/case/run.sh.old", tmp_path / "run.sh.old")
+    environment.require_stored([f"s3://{BUCKET}/case/", f"s3://{BUCKET}/case/run.sh.old", f"s3://{BUCKET}/"])
+    for uri in (f"s3://{BUCKET}/case/run.sh", f"s3://{BUCKET}/none/", "s3://no-such-bucket/x"):
+        with pytest.raises(NotFound, match=f"'{uri}'; upload it first"):
+            environment.require_stored([uri])
+    with pytest.raises(InvalidInput, match="'/case/' is not an S3 address"):
+        environment.require_stored(["/case/"])
+
+    def denied(**_: Any) -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "ListObjectsV2")
+
+    monkeypatch.setattr(environment.connection.client("s3"), "list_objects_v2", denied)
+    environment.require_stored([f"s3://{BUCKET}/none/"])
 
 
 def test_an_uploader_need_not_be_a_reader(environment: EnvironmentClient, tmp_path: Path) -> None:

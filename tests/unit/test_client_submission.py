@@ -114,6 +114,27 @@ def test_another_spec_during_a_live_run_is_a_conflict(stack: ClientStack) -> Non
         stack.client.submit({**JOB, "commands": ["other"]})
 
 
+def test_conflicts_that_known_records_show_are_told_before_anything_is_sent(stack: ClientStack) -> None:
+    stack.client.submit(JOB, run_id="first")
+    known = stack.client.get_many(["a"])
+    sent = len(stack.functions.requests)
+    other = {"job_id": "b", "commands": ["x"]}
+    with pytest.raises(JobConflict, match=r"'a' is QUEUED with another spec.*run 'first' in queue 'sim-job-queue'"):
+        stack.client.submit_many([other, JOB | {"commands": ["other"]}], known=known)
+    with pytest.raises(JobConflict, match="'a' belongs to queue 'sim-job-queue', not 'other'; choose another job id"):
+        stack.client.submit_many([other, JOB], queue="other", known=known)
+    assert len(stack.functions.requests) == sent
+    served = stack.client.submit_many([other, JOB], known=known)
+    assert [one.outcome for one in served] == [Outcome.ACCEPTED, Outcome.EXISTING]
+
+
+def test_of_several_jobs_the_one_that_is_wrong_is_named(stack: ClientStack) -> None:
+    with pytest.raises(InvalidJob, match=r"^job 'b': retry: "):
+        stack.client.submit_many([JOB, {"job_id": "b", "commands": ["x"], "retry": -1}])
+    with pytest.raises(InvalidJob, match=r"^jobs\[1\]: colour: "):
+        stack.client.submit_many([JOB, {"commands": ["x"], "colour": "red"}])
+
+
 def test_a_conflict_tells_whose_run_has_the_id(stack: ClientStack) -> None:
     stack.client.submit(JOB, run_id="theirs", queue="their-job-queue")
     stack.end("a", Status.FAILED)

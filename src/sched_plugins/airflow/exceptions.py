@@ -74,8 +74,10 @@ _KINDS: Final[tuple[tuple[type[errors.SchedulerError], type[SchedulerException]]
 )
 
 
-def as_airflow(error: errors.SchedulerError) -> SchedulerException:
-    """The provider's exception for an error of the client."""
+def as_airflow(error: errors.SchedulerError | SchedulerException) -> SchedulerException:
+    """The provider's exception for an error of the client; one of the provider's own as it is."""
+    if isinstance(error, SchedulerException):
+        return error
     return next(kind for cause, kind in _KINDS if isinstance(error, cause))(str(error))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +137,33 @@ class EnvironmentClient(JobClient):
         item = Item(key, file, file.stat().st_size)
         Transfer(self.connection, bucket, [item], None).upload([item], metadata)
 
+    def require_stored(self, uris: Iterable[str]) -> None:
+        """Refuse objects, and folders, that are not there. One ListObjectsV2 each; who may not ask is believed.
+
+        Args:
+            uris: S3 addresses; one that ends in ``/`` is a folder, and must hold something.
+
+        Raises:
+            InvalidInput: an address is none of S3.
+            NotFound: there is no such object, nothing in the folder, or no such bucket.
+        """
+        for uri in uris:
+            bucket, _, key = uri.removeprefix("s3://").partition("/")
+            if not uri.startswith("s3://") or not bucket:
+                raise InvalidInput(f"{uri!r} is not an S3 address of the form s3://bucket/key")
+            missing = NotFound(
+                f"there is {'nothing in' if uri.endswith('/') else 'no object'} {uri!r}; upload it first, or check the "
+                "address"
+            )
+            try:
+                with self.connection.doing(f"look for {uri!r}", missing):
+                    found = self.connection.client("s3").list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
+            except NotPermitted:
+                continue
+            first = next((one["Key"] for one in found.get("Contents", ())), None)
+            if first is None or (first != key and not uri.endswith("/")):
+                raise missing
+
     def start_stage(
         self,
         *,
@@ -195,6 +222,9 @@ def _describe(
         status = stack.get("StackStatus", "")
         if status.endswith("_IN_PROGRESS") and not outputs:
             raise NotFound(f"environment {name!r} is being deployed ({status}); wait for that to end")
-        raise EnvironmentNotFound(f"stack {name!r} in {connection.place} is no environment ({status})")
+        raise EnvironmentNotFound(
+            f"stack {name!r} in {connection.place} is no environment ({status}); `sched queues` shows the queues "
+            "of those that there are"
+        )
     parameters = {one["ParameterKey"]: one.get("ParameterValue", "") for one in stack.get("Parameters", ())}
     return outputs, parameters

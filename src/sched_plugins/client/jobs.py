@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from sched_plugins.client.queues import Queues
 from sched_plugins.client.records import Records
 from sched_plugins.client.retry import Clock
 from sched_plugins.client.run import Run
-from sched_plugins.client.submission import Cancellation, JobLike, Requests, Submitted, job_entry
+from sched_plugins.client.submission import Cancellation, JobLike, Requests, Submitted, job_entries, refuse_conflicts
 from sched_plugins.client.transfer import ProgressCallback
 from sched_plugins.client.watch import Ended, Watch
 from sched_plugins.core import names
@@ -42,13 +42,16 @@ class JobClient:
         self.scheduler = scheduler
         """Name of the scheduler whose jobs these are."""
         self.clock = clock = Clock()
+        self.missing = missing
+        """What is raised where this scheduler or environment does not exist."""
         self._default_queue = default_queue
+        self._own_queue = names.job_queue(owner)
         submit, cancel = names.function(owner, "submit"), names.function(owner, "cancel")
         self._requests = Requests(connection, submit, cancel, missing, clock)
         self._records = Records(connection, scheduler, clock)
         self._logs = Logs(connection, self._records, clock)
         self._fleet = Fleet(connection, self._records)
-        self._queues = Queues(connection, {names.job_queue(owner), names.job_queue(scheduler)})
+        self._queues = Queues(connection, {self._own_queue, names.job_queue(scheduler)})
 
     # Submit and cancel
 
@@ -71,23 +74,36 @@ class JobClient:
         return checked(self.submit_many([job], run_ids=[run_id] if run_id else None, queue=queue)[0])
 
     def submit_many(
-        self, jobs: Iterable[JobLike], *, run_ids: Sequence[str] | None = None, queue: str = ""
+        self,
+        jobs: Iterable[JobLike],
+        *,
+        run_ids: Sequence[str] | None = None,
+        queue: str = "",
+        known: Mapping[str, Job] | None = None,
     ) -> list[Submitted]:
         """Submit jobs: one Lambda call for 100 of them (or 5 MB), four at once.
 
         A job that is refused has its ``error`` set; the others are not kept from being accepted.
 
+        Args:
+            jobs: specs, or their fields, as for :meth:`submit`.
+            run_ids: an idempotency key for each; fresh ones by default.
+            queue: the job queue; the stack's own by default.
+            known: records that were just read, by job id: a conflict that they show refuses all of the jobs.
+
         Raises:
             InvalidJob: a field of one of them breaks the contract; nothing was sent.
+            JobConflict: with ``known``; nothing was sent.
             QueueNotFound: there is no such queue; nothing was sent.
         """
         listed = list(jobs)
         if run_ids is not None and len(run_ids) != len(listed):
             raise InvalidInput(f"{len(listed)} jobs need as many run ids, not {len(run_ids)}")
         keys: Sequence[str | None] = run_ids if run_ids is not None else [None] * len(listed)
-        entries = [job_entry(job, run_id=key, queue=queue) for job, key in zip(listed, keys, strict=True)]
+        entries = job_entries(listed, keys, queue=queue)
         for named in dict.fromkeys(str(entry["queue"]) for entry in entries if "queue" in entry):
             self._queues.require(named)
+        refuse_conflicts(entries, known or {}, self._own_queue)
         return self._requests.submit(entries)
 
     def cancel(self, job_id: str) -> Cancellation:

@@ -15,7 +15,8 @@ from sched_plugins.client.retry import Backoff, Clock
 from sched_plugins.client.run import Run
 from sched_plugins.core import limits
 from sched_plugins.core.job import LINUX_DOCUMENT, JobSpec, parse_spec
-from sched_plugins.core.submission import Outcome
+from sched_plugins.core.record import JobRecord
+from sched_plugins.core.submission import Outcome, Submission, decide
 from sched_plugins.errors import Busy, InvalidInput, InvalidJob, JobConflict, SchedulerError, Throttled, Unknown
 
 BATCH: Final = 100
@@ -98,6 +99,47 @@ def job_entry(job: JobLike, *, run_id: str | None = None, queue: str = "") -> di
     if target := queue or own.get("queue"):
         entry["queue"] = target
     return entry
+
+
+def job_entries(jobs: Sequence[JobLike], run_ids: Sequence[str | None], *, queue: str = "") -> list[dict[str, Any]]:
+    """The jobs of a submit request, checked.
+
+    Raises:
+        InvalidJob: as :func:`job_entry`; of several jobs it names the one.
+    """
+    entries = []
+    for number, (job, run_id) in enumerate(zip(jobs, run_ids, strict=True)):
+        try:
+            entries.append(job_entry(job, run_id=run_id, queue=queue))
+        except InvalidJob as error:
+            if len(jobs) == 1:
+                raise
+            job_id = job.job_id if isinstance(job, JobSpec) else job.get("job_id")
+            raise InvalidJob(f"job {job_id!r}: {error}" if job_id else f"jobs[{number}]: {error}") from None
+    return entries
+
+
+def refuse_conflicts(entries: Sequence[Mapping[str, Any]], records: Mapping[str, JobRecord], own_queue: str) -> None:
+    """Refuse what the submit function would answer with a conflict, as far as the records tell.
+
+    Args:
+        entries: jobs of a submit request.
+        records: records of jobs, by id; of a job that has none nothing is known.
+        own_queue: the queue of an entry that names none.
+
+    Raises:
+        JobConflict: a job is live with another spec, or belongs to another queue.
+    """
+    for entry in entries:
+        record = records.get(_job_id(entry))
+        if record is None:
+            continue
+        spec = parse_spec({name: value for name, value in entry.items() if name not in _OWN_FIELDS})
+        asked = Submission(spec, str(entry["run_id"]), str(entry.get("queue") or own_queue))
+        decision = decide(asked, record, record.updated_at)
+        if decision.outcome is Outcome.CONFLICT:
+            known = {"run_id": record.run_id, "queue": record.queue, "status": record.status}
+            raise JobConflict(_conflict(record.job_id, decision.reason, known))
 
 
 class Requests:

@@ -114,7 +114,9 @@ def _queue(value: object, variables: Mapping[str, str]) -> str:
         raise InvalidJob(f"queue: {value!r} is not the name of a queue")
     own = settings.own_queue(variables)
     if own and value and names.queue_name(value) != own:
-        raise NotPermitted(f"queue: this function submits to {own!r} alone, not to {value!r}")
+        raise NotPermitted(
+            f"queue: this function submits to {own!r} alone, not to {value!r}; name the scheduler instead"
+        )
     return own or value or names.job_queue(variables.get("SCHED_NAME", ""))
 
 

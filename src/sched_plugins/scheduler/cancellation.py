@@ -39,7 +39,10 @@ def cancel(world: World, job_id: str, queue: str = "") -> tuple[Cancelled, JobRe
         if job is None:
             raise JobNotFound(f"no job has the id {job_id!r}; `sched list` shows the ids that there are")
         if queue and job.queue != queue:
-            raise JobConflict(f"job {job_id!r} belongs to queue {job.queue!r}, which this caller may not touch")
+            raise JobConflict(
+                f"job {job_id!r} belongs to queue {job.queue!r}, which this caller may not touch; "
+                "name the scheduler instead of the environment"
+            )
         if job.is_terminal:
             return Cancelled.ENDED, job
         now = world.clock.now()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -128,10 +130,51 @@ class SchedulerHook(AwsBaseHook):
         """Get the client, as :attr:`client`."""
         return self.client
 
+    def get_session(self, region_name: str | None = None, deferrable: bool = False) -> Any:
+        """
+        Make a session with the connection's credentials: boto3's, or aiobotocore's. May ask STS for a role.
+
+        :raises sched_plugins.errors.SchedulerError: The connection's profile, or its role, cannot be used.
+        """
+        with self._signing_in():
+            return super().get_session(region_name=region_name, deferrable=deferrable)
+
+    @contextmanager
+    def _signing_in(self) -> Iterator[None]:
+        """Turn what botocore says of the connection's credentials into the package's errors."""
+        from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
+
+        from sched_plugins.errors import InvalidSettings, NotPermitted
+
+        try:
+            yield
+        except ProfileNotFound as error:
+            raise InvalidSettings(
+                f"connection {self.aws_conn_id!r}: {error}; give its extra 'profile_name' one that "
+                "`aws configure list-profiles` shows where the task runs"
+            ) from error
+        except (ClientError, BotoCoreError) as error:
+            raise NotPermitted(
+                f"connection {self.aws_conn_id!r} cannot take role {self.conn_config.role_arn!r}: {error}. Check its "
+                "extra 'role_arn', and that the role's trust policy names the connection's credentials."
+            ) from error
+
     def client_settings(self) -> dict[str, Any]:
-        """Arguments with which every client of this package uses the connection."""
+        """
+        Arguments with which every client of this package uses the connection.
+
+        :raises sched_plugins.errors.InvalidSettings: No region is set.
+        """
+        from sched_plugins.errors import InvalidSettings
+
+        session = HookSession(self)
+        if not (self.region_name or session.region_name or os.environ.get("AWS_REGION")):
+            raise InvalidSettings(
+                f"no AWS region is set: give `region_name`, add an extra 'region_name' to connection "
+                f"{self.aws_conn_id!r}, or set AWS_DEFAULT_REGION where the task runs"
+            )
         return {
-            "session": HookSession(self),
+            "session": session,
             "region": self.region_name,
             "endpoint_url": self.conn_config.endpoint_url,
             "config": self.config,
@@ -144,39 +187,18 @@ class SchedulerHook(AwsBaseHook):
         Blocks while it reads the connection and botocore's files: call it in a thread.
         """
         session: Any = self.get_session(region_name=self.region_name, deferrable=True)
-        loader = session.get_component("data_loader")
-        for kind in ("service-2", "endpoint-rule-set-1"):
-            loader.load_service_model(service, kind)  # kept, so that entering the client reads no file in the loop
-        return session.create_client(
-            service,
-            region_name=self.region_name,
-            endpoint_url=self.conn_config.get_service_endpoint_url(service),
-            config=self.config,
-            verify=self.verify,
-        )
-
-    def check_queue(self, queue: str) -> None:
-        """
-        Check that a job queue exists. One GetQueueUrl; who may not ask is let through.
-
-        :raises NotFoundException: There is no such queue.
-        """
-        from sched_plugins.core import names
-        from sched_plugins.errors import NotPermitted, QueueNotFound
-
-        if queue.startswith(("arn:", "https://", "http://")):
-            return  # Perhaps of another account or region.
-        connection = self.scheduler_client.connection
-        missing = QueueNotFound(
-            f"there is no queue {queue!r} in {connection.place}; job queues are named <environment>{names.JOB_QUEUE} "
-            "(`sched queues` lists them)"
-        )
-        with translated():
-            try:
-                with connection.doing(f"find queue {queue!r}", missing):
-                    connection.client("sqs").get_queue_url(QueueName=queue)
-            except NotPermitted:
-                self.log.debug("May not look for queue %r", queue)
+        with self._signing_in():
+            session.get_scoped_config()  # read here, and not in the loop; there may be no such profile
+            loader = session.get_component("data_loader")
+            for kind in ("service-2", "endpoint-rule-set-1"):
+                loader.load_service_model(service, kind)  # kept, so that entering the client reads no file in the loop
+            return session.create_client(
+                service,
+                region_name=self.region_name,
+                endpoint_url=self.conn_config.get_service_endpoint_url(service),
+                config=self.config,
+                verify=self.verify,
+            )
 
     def is_drained(self, queue: str = "") -> bool:
         """
@@ -193,7 +215,11 @@ class SchedulerHook(AwsBaseHook):
 
         client = self.client
         name = names.queue_name(queue) or names.job_queue(self.environment or client.scheduler)
-        missing = QueueNotFound(f"there is no queue {name!r} in {client.connection.place}; `sched queues` lists them")
+        missing = (
+            QueueNotFound(f"there is no queue {name!r} in {client.connection.place}; `sched queues` lists them")
+            if queue
+            else client.missing
+        )
         with client.connection.doing(f"look at queue {name!r}", missing):
             sqs = client.connection.client("sqs")
             url = sqs.get_queue_url(QueueName=name)["QueueUrl"]

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
-
 from sched_plugins.airflow.exceptions import InvalidRequestException, as_airflow, translated
-from sched_plugins.airflow.settings import HOOK_FIELDS, SchedulerTaskMixin
+from sched_plugins.airflow.task import SchedulerTask
 from sched_plugins.errors import JobNotFound
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class CancelJobOperator(SchedulerTaskMixin, BaseOperator):
+class CancelJobOperator(SchedulerTask):
     """
     Cancel one or many jobs. One that is queued ends at once, a running one when its command has ended.
 
@@ -24,10 +22,10 @@ class CancelJobOperator(SchedulerTaskMixin, BaseOperator):
     :param job_ids: The jobs, or one of them (templated).
     :param missing_ok: Take a job that does not exist for cancelled.
 
-    See :class:`~sched_plugins.airflow.hooks.scheduler.SchedulerHook` for the parameters about the connection.
+    See :class:`~sched_plugins.airflow.task.SchedulerTask` for the parameters about the connection.
     """
 
-    template_fields: Sequence[str] = (*HOOK_FIELDS, "job_ids")
+    template_fields: Sequence[str] = (*SchedulerTask.template_fields, "job_ids")
     ui_color = "#f6e3de"
 
     def __init__(
@@ -35,16 +33,9 @@ class CancelJobOperator(SchedulerTaskMixin, BaseOperator):
         *,
         job_ids: str | Sequence[str],
         missing_ok: bool = False,
-        scheduler: str | None = None,
-        environment: str | None = None,
-        aws_conn_id: str | None = "aws_default",
-        region_name: str | None = None,
-        verify: bool | str | None = None,
-        botocore_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.take_hook_settings(scheduler, environment, aws_conn_id, region_name, verify, botocore_config)
         self.job_ids = job_ids
         self.missing_ok = missing_ok
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import TaskDeferralTimeout
 
 from sched_plugins.airflow import output
@@ -20,7 +19,8 @@ from sched_plugins.airflow.exceptions import (
 )
 from sched_plugins.airflow.identity import Decision, Step, decide
 from sched_plugins.airflow.links.scheduler import JOB_LINKS, XCOM_KEY, addresses
-from sched_plugins.airflow.settings import HOOK_FIELDS, SchedulerTaskMixin, default_deferrable
+from sched_plugins.airflow.settings import default_deferrable
+from sched_plugins.airflow.task import SchedulerTask
 from sched_plugins.airflow.triggers.job import ERROR, JobTrigger
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sched_plugins.client import Job, Submitted
 
 
-class JobRunOperator(SchedulerTaskMixin, BaseOperator):
+class JobRunOperator(SchedulerTask):
     """
     Base of the operators that run one job.
 
@@ -50,7 +50,7 @@ class JobRunOperator(SchedulerTaskMixin, BaseOperator):
     :param max_log_characters: How much of the job's output the task log shows.
     """
 
-    template_fields: Sequence[str] = (*HOOK_FIELDS, "job_id")
+    template_fields: Sequence[str] = (*SchedulerTask.template_fields, "job_id")
     operator_extra_links = tuple(link() for link in JOB_LINKS)
     ui_color = "#e6f2ef"
 
@@ -62,16 +62,9 @@ class JobRunOperator(SchedulerTaskMixin, BaseOperator):
         deferrable: bool | None = None,
         cancel_on_kill: bool = True,
         max_log_characters: int = output.DEFAULT_MAXIMUM,
-        scheduler: str | None = None,
-        environment: str | None = None,
-        aws_conn_id: str | None = "aws_default",
-        region_name: str | None = None,
-        verify: bool | str | None = None,
-        botocore_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.take_hook_settings(scheduler, environment, aws_conn_id, region_name, verify, botocore_config)
         self.job_id = job_id
         self.wait_for_completion = wait_for_completion
         self.deferrable = default_deferrable() if deferrable is None else deferrable

@@ -47,7 +47,7 @@ class RunStageOperator(JobRunOperator):
 
     See :class:`~sched_plugins.airflow.operators.job_run.JobRunOperator` for the parameters about waiting and killing,
     and
-    :class:`~sched_plugins.airflow.hooks.scheduler.SchedulerHook` for those about the connection.
+    :class:`~sched_plugins.airflow.task.SchedulerTask` for those about the connection.
     """
 
     template_fields: Sequence[str] = (
@@ -88,9 +88,11 @@ class RunStageOperator(JobRunOperator):
         """Upload what is local, then start the stage."""
         environment = self.hook.environment_client
         files = list(self._local_inputs())
+        inputs = [uri if uri.endswith("/") else f"{uri}/" for uri in self._inputs(context)]
+        environment.require_stored([*inputs, *([self.executable] if self.executable.startswith("s3://") else [])])
         executable = self._executable(environment)
         folder = f"s3://{environment.bucket}/{fitted(job_id, _LONGEST_FOLDER)}/"
-        inputs, names = list(self._inputs(context)), list(self.input_names)
+        names = list(self.input_names)
         if files:
             for path in files:
                 target = f"{folder}_input/{path.relative_to(str(self.input_folder)).as_posix()}"
@@ -102,7 +104,7 @@ class RunStageOperator(JobRunOperator):
             executable=executable,
             outputs=[self.results_uri or f"{folder}results/"],
             job_id=job_id,
-            inputs=[uri if uri.endswith("/") else f"{uri}/" for uri in inputs],
+            inputs=inputs,
             input_names=names if len(inputs) > 1 else [],
             parameters=self.parameters,
             settings=self.settings,
@@ -153,7 +155,7 @@ class RunStageOperator(JobRunOperator):
             raise NotFoundException(f"input_folder {self.input_folder!r} is no folder here; give one that exists")
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         if not files:
-            raise InvalidRequestException(f"input_folder {self.input_folder!r} holds no files")
+            raise InvalidRequestException(f"input_folder {self.input_folder!r} holds no files; put the inputs there")
         yield from files
 
     def _inputs(self, context: Context) -> list[str]:

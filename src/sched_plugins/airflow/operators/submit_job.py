@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sched_plugins.airflow.operators.job_run import JobRunOperator
+from sched_plugins.airflow.settings import fields_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -48,7 +49,7 @@ class SubmitJobOperator(JobRunOperator):
     :param job: Any fields of the job spec, ahead of the parameters above (templated).
 
     See :class:`~sched_plugins.airflow.operators.job_run.JobRunOperator` for the parameters about waiting and killing,
-    and :class:`~sched_plugins.airflow.hooks.scheduler.SchedulerHook` for those about the connection.
+    and :class:`~sched_plugins.airflow.task.SchedulerTask` for those about the connection.
     """
 
     template_fields: Sequence[str] = (*JobRunOperator.template_fields, *JOB_FIELDS, "job_queue", "job")
@@ -93,12 +94,10 @@ class SubmitJobOperator(JobRunOperator):
         spec = {field: value for field, value in given.items() if value is not None}
         if isinstance(self.commands, str):
             spec["commands"] = [self.commands]
-        return {**spec, **(self.job or {})}
+        return {**spec, **fields_of(self.job or {}, "job")}
 
     def submit(self, context: Context, job_id: str, run_id: str) -> Submitted:
-        """Submit the job, to a queue that exists."""
-        if self.job_queue:
-            self.hook.check_queue(self.job_queue)
+        """Submit the job."""
         return self.hook.client.submit({**self.spec(), "job_id": job_id}, run_id=run_id, queue=self.job_queue or "")
 
     def result(self, context: Context, job: Job) -> str:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import TaskDeferralTimeout
 
 from sched_plugins.airflow.exceptions import InvalidRequestException, JobFailedException, as_airflow, named, translated
 from sched_plugins.airflow.identity import Step, TaskIdentity, decide
 from sched_plugins.airflow.ranges import compact
-from sched_plugins.airflow.settings import HOOK_FIELDS, SchedulerTaskMixin, default_deferrable
+from sched_plugins.airflow.settings import AS_OBJECT, default_deferrable, fields_of
+from sched_plugins.airflow.task import SchedulerTask
 from sched_plugins.airflow.triggers.job import ERROR, JobsTrigger, numbered_job
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Failure:
     stdout_uri: str = ""
 
 
-class SubmitJobsOperator(SchedulerTaskMixin, BaseOperator):
+class SubmitJobsOperator(SchedulerTask):
     """
     Run many jobs, in batches, and wait for all of them together: one wait, however many jobs.
 
@@ -57,10 +57,10 @@ class SubmitJobsOperator(SchedulerTaskMixin, BaseOperator):
     :param deferrable: Whether to wait in the triggerer; by default as ``[operators] default_deferrable`` says.
     :param cancel_on_kill: Cancel the jobs when the task is killed.
 
-    See :class:`~sched_plugins.airflow.hooks.scheduler.SchedulerHook` for the parameters about the connection.
+    See :class:`~sched_plugins.airflow.task.SchedulerTask` for the parameters about the connection.
     """
 
-    template_fields: Sequence[str] = (*HOOK_FIELDS, "jobs", "common", "job_id", "job_queue")
+    template_fields: Sequence[str] = (*SchedulerTask.template_fields, "jobs", "common", "job_id", "job_queue")
     template_fields_renderers = {"jobs": "json", "common": "json"}
     ui_color = "#e6f2ef"
 
@@ -76,16 +76,9 @@ class SubmitJobsOperator(SchedulerTaskMixin, BaseOperator):
         wait_for_completion: bool = True,
         deferrable: bool | None = None,
         cancel_on_kill: bool = True,
-        scheduler: str | None = None,
-        environment: str | None = None,
-        aws_conn_id: str | None = "aws_default",
-        region_name: str | None = None,
-        verify: bool | str | None = None,
-        botocore_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.take_hook_settings(scheduler, environment, aws_conn_id, region_name, verify, botocore_config)
         self.jobs = jobs
         self.common = common
         self.job_id = job_id
@@ -144,17 +137,17 @@ class SubmitJobsOperator(SchedulerTaskMixin, BaseOperator):
         return self.job_id or identity.job_id
 
     def _ids(self, context: Context) -> list[str]:
+        if isinstance(self.jobs, str) or not isinstance(self.jobs, Sequence):
+            raise InvalidRequestException(f"jobs is {str(self.jobs)[:80]!r}, not a list of jobs; {AS_OBJECT}")
+        if not self.jobs:
+            raise InvalidRequestException("jobs is empty; give at least one job")
         base = self._base(self.identity(context))
         return [numbered_job(base, number) for number in range(len(self.jobs))]
 
     def _submit(self, identity: TaskIdentity, ids: list[str]) -> dict[str, list[int]]:
         """Submit what has to be; the numbers of all jobs that are to be waited for, by their run ids."""
-        if not ids:
-            raise InvalidRequestException("jobs is empty; give at least one job")
-        if self.job_queue:
-            self.hook.check_queue(self.job_queue)
         client = self.hook.client
-        known = client.get_many(ids)
+        known, common = client.get_many(ids), fields_of(self.common or {}, "common")
         waiting: dict[str, list[int]] = {}
         numbers, specs, run_ids = [], [], []
         for number, job_id in enumerate(ids):
@@ -163,16 +156,23 @@ class SubmitJobsOperator(SchedulerTaskMixin, BaseOperator):
                 waiting.setdefault(decision.run_id, []).append(number)
             elif decision.step is Step.SUBMIT:
                 group = {"group_id": f"airflow-{identity.digest}"}
-                specs.append({**group, **(self.common or {}), **self.jobs[number], "job_id": job_id})
+                own = fields_of(self.jobs[number], f"jobs[{number}]")
+                specs.append({**group, **common, **own, "job_id": job_id})
                 run_ids.append(decision.run_id)
                 numbers.append(number)
-        del known
-        answers = client.submit_many(specs, run_ids=run_ids, queue=self.job_queue or "")
+        answers = client.submit_many(specs, run_ids=run_ids, queue=self.job_queue or "", known=known)
         refused = [answer for answer in answers if answer.error is not None]
-        if refused and len(refused) == len(answers):
+        if len(refused) == len(ids):  # otherwise some are live, or have succeeded: the failures are counted at the end
             error = refused[0].error
             assert error is not None
             raise as_airflow(error) from error
+        for answer in refused[: self.failures_shown]:
+            self.log.error("Job %s was refused: %s", answer.job_id, answer.error)
+        if len(refused) > self.allowed_failures and not self.wait_for_completion:
+            raise JobFailedException(
+                f"{len(refused)} of {len(ids)} jobs were refused ({self.allowed_failures} are allowed): job "
+                f"{refused[0].job_id!r}: {refused[0].error}. A retry submits only these again."
+            )
         for number, answer in zip(numbers, answers, strict=True):
             if answer.error is None:
                 waiting.setdefault(answer.run_id, []).append(number)

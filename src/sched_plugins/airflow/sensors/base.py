@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +10,15 @@ from airflow.sdk import BaseSensorOperator, PokeReturnValue
 from airflow.triggers.base import BaseTrigger
 
 from sched_plugins.airflow.exceptions import named, translated
-from sched_plugins.airflow.settings import HOOK_FIELDS, SchedulerTaskMixin, default_deferrable
+from sched_plugins.airflow.settings import default_deferrable
+from sched_plugins.airflow.task import SchedulerTask
 from sched_plugins.airflow.triggers.job import ERROR
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class SchedulerSensor(SchedulerTaskMixin, BaseSensorOperator):
+class SchedulerSensor(SchedulerTask, BaseSensorOperator):
     """
     Base of the sensors: each works in the modes ``poke`` and ``reschedule``, and deferred.
 
@@ -26,23 +27,15 @@ class SchedulerSensor(SchedulerTaskMixin, BaseSensorOperator):
     :param deferrable: Whether to wait in the triggerer; by default as ``[operators] default_deferrable`` says.
     """
 
-    template_fields: Sequence[str] = HOOK_FIELDS
     ui_color = "#e8ecf7"
 
     def __init__(
         self,
         *,
         deferrable: bool | None = None,
-        scheduler: str | None = None,
-        environment: str | None = None,
-        aws_conn_id: str | None = "aws_default",
-        region_name: str | None = None,
-        verify: bool | str | None = None,
-        botocore_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.take_hook_settings(scheduler, environment, aws_conn_id, region_name, verify, botocore_config)
         self.deferrable = default_deferrable() if deferrable is None else deferrable
 
     def look(self, context: Context) -> PokeReturnValue:

@@ -107,8 +107,10 @@ class FinishedQueueSensor(SchedulerSensor):
     def _queue(self) -> tuple[Any, str]:
         client = self.hook.client
         name = finished_queue(self.finished_queue, self.environment or client.scheduler)
-        missing = QueueNotFound(
-            f"there is no queue {name!r} in {client.connection.place}; `sched queues` lists those there are"
+        missing = (
+            QueueNotFound(f"there is no queue {name!r} in {client.connection.place}; `sched queues` lists them")
+            if self.finished_queue
+            else client.missing
         )
         with client.connection.doing(f"find queue {name!r}", missing):
             return client.connection, client.connection.client("sqs").get_queue_url(QueueName=name)["QueueUrl"]

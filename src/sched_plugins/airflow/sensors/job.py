@@ -10,6 +10,7 @@ from airflow.sdk import PokeReturnValue
 from sched_plugins.airflow.exceptions import InvalidRequestException, JobFailedException, NotFoundException
 from sched_plugins.airflow.sensors.base import SchedulerSensor
 from sched_plugins.airflow.triggers.job import JobsTrigger
+from sched_plugins.core.state import TERMINAL
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -52,6 +53,11 @@ class JobSensor(SchedulerSensor):
     def look(self, context: Context) -> PokeReturnValue:
         """Read the jobs' records. One BatchGetItem for 100 jobs."""
         wanted = self.wanted
+        ends = sorted(TERMINAL)
+        if unknown := [status for status in self.allowed_statuses if status not in ends]:
+            raise InvalidRequestException(
+                f"allowed_statuses: {unknown[0]!r} is no status of an ended job; they are {', '.join(ends)}"
+            )
         found = self.hook.client.get_many(wanted)
         if self.must_exist and (missing := [job_id for job_id in wanted if job_id not in found]):
             raise NotFoundException(f"no job has the id {missing[0]!r}; `sched list` shows the ids that there are")

@@ -25,7 +25,7 @@ from airflow.triggers.base import TriggerEvent
 from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 from botocore.exceptions import BotoCoreError, ClientError
 
-from sched_plugins.airflow.exceptions import as_airflow
+from sched_plugins.airflow.exceptions import SchedulerException, as_airflow
 from sched_plugins.airflow.triggers.base import SchedulerTrigger
 from sched_plugins.airflow.triggers.job import ERROR
 from sched_plugins.airflow.triggers.troubles import Troubles
@@ -141,7 +141,7 @@ class FinishedJobTrigger(SchedulerTrigger):
                     message.claimed = True
                     yield TriggerEvent({"status": MESSAGE, **claimed(message)})
                     return
-        except SchedulerError as error:
+        except (SchedulerError, SchedulerException) as error:
             if not self.claim:
                 raise
             yield TriggerEvent({"status": ERROR, "kind": type(as_airflow(error)).__name__, "message": str(error)})

@@ -10,7 +10,7 @@ from typing import Any
 from airflow.sdk.configuration import conf
 from airflow.triggers.base import TriggerEvent
 
-from sched_plugins.airflow.exceptions import as_airflow
+from sched_plugins.airflow.exceptions import SchedulerException, as_airflow
 from sched_plugins.airflow.hooks.scheduler import CONFIG_SECTION
 from sched_plugins.airflow.identity import fitted
 from sched_plugins.airflow.ranges import expand
@@ -87,7 +87,7 @@ class SharedWatchTrigger(SchedulerTrigger):
                 yield TriggerEvent(self.payload(over.result()))
             else:
                 broken.result()
-        except SchedulerError as error:
+        except (SchedulerError, SchedulerException) as error:
             told = {"status": ERROR, "kind": type(as_airflow(error)).__name__, "message": str(error)}
             yield TriggerEvent(told)
         finally:

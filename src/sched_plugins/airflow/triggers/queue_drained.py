@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow.triggers.base import TriggerEvent
 
-from sched_plugins.airflow.exceptions import as_airflow
+from sched_plugins.airflow.exceptions import SchedulerException, as_airflow
 from sched_plugins.airflow.triggers.base import SchedulerTrigger
 from sched_plugins.airflow.triggers.job import ENDED, ERROR
 from sched_plugins.airflow.triggers.troubles import Troubles
@@ -60,7 +60,7 @@ class QueueDrainedTrigger(SchedulerTrigger):
                 if drained:
                     yield TriggerEvent({"status": ENDED})
                     return
-        except SchedulerError as error:
+        except (SchedulerError, SchedulerException) as error:
             yield TriggerEvent({"status": ERROR, "kind": type(as_airflow(error)).__name__, "message": str(error)})
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
