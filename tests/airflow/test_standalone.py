@@ -1,13 +1,19 @@
-"""The DAGs of ``airflow_dags/`` in a real ``airflow standalone``, as their users run them."""
+"""A real ``airflow standalone``: the DAGs of ``airflow_dags/``, and what becomes of jobs when something is killed.
+
+Both are in one file, because a file is what pytest-xdist hands to a worker, and each worker would start an Airflow.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
+import psutil
 import pytest
-
-pytest.importorskip("ngsolve", reason="the demo extra is not installed")
-
+from held_jobs import DAGS, HeldJob, alive
 from standalone import Standalone, eventually, standalone
 
 from sched_plugins.local import processes
@@ -15,6 +21,9 @@ from sched_plugins.local import processes
 PUBLISHED_DRAG = 5.57953523384
 """G. Nabh, 1998, for Re = 20."""
 STAGES = ("preprocess", "mesh", "simulate", "postprocess")
+KILL_SECONDS = 10.0
+"""Within which a job's processes are gone once its task is marked or cleared."""
+computes = pytest.mark.skipif(find_spec("ngsolve") is None, reason="the demo extra is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +31,12 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
     """One Airflow for all tests of this file; nothing of it is left afterwards."""
     folder = tmp_path_factory.mktemp("airflow-standalone")
     with standalone(folder) as found:
+        (found.airflow.home / "dags" / "held.py").write_text(DAGS)
         yield found
     assert processes.marked(processes.STACK_MARK, f"{folder.resolve()}#", prefix=True) == []
 
 
+@computes
 def test_the_pipeline_as_a_dag_comes_to_the_published_drag(airflow: Standalone) -> None:
     run_id = airflow.trigger("cylinder_flow")
     assert airflow.ended("cylinder_flow", run_id) == "success"
@@ -42,6 +53,7 @@ def test_the_pipeline_as_a_dag_comes_to_the_published_drag(airflow: Standalone) 
     assert eventually(lambda: finished(airflow).get(job_id)) == "SUCCEEDED"
 
 
+@computes
 def test_a_dag_a_stage_is_chained_by_the_assets_of_the_stages(airflow: Standalone) -> None:
     for stage in STAGES:
         airflow.knows(f"cylinder_flow_{stage}")
@@ -56,6 +68,7 @@ def test_a_dag_a_stage_is_chained_by_the_assets_of_the_stages(airflow: Standalon
     assert 6 < metrics["drag_coefficient"] < 8  # between those of Re = 20 and Re = 10
 
 
+@computes
 def test_a_failed_case_of_the_nightly_sweep_stops_no_other(airflow: Standalone) -> None:
     run_id = airflow.trigger("nightly_sweep", reynolds=[60, 20])
     assert airflow.ended("nightly_sweep", run_id) == "success"
@@ -75,7 +88,86 @@ def finished(airflow: Standalone) -> dict[str, str]:
     return {one["job_id"]: one["status"] for one in told}
 
 
+@computes
 def test_the_dag_runs_by_airflow_dags_test(airflow: Standalone) -> None:
     told = airflow.command("dags", "test", "cylinder_flow", "--conf", '{"reynolds": 10}')
     assert "state=success" in told
     assert "Reynolds number 10" in told
+
+
+@pytest.fixture
+def held(airflow: Standalone, tmp_path: Path) -> Iterator[Callable[[str], HeldJob]]:
+    """Starts a run of a DAG whose job runs until it is let go; in the end it is."""
+    started: list[HeldJob] = []
+
+    def start(dag_id: str) -> HeldJob:
+        started.append(HeldJob(airflow, dag_id, tmp_path))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.let_go()
+
+
+def test_a_retry_after_a_killed_task_process_waits_for_the_same_job(held: Callable[[str], HeldJob]) -> None:
+    job = held("held_on_worker")
+    running = job.runs("running")
+    first = job.task()
+    assert psutil.Process(first["pid"]).cmdline()[0] == f"airflow worker -- {first['id']}"
+    os.kill(first["pid"], signal.SIGKILL)
+    eventually(lambda: job.task()["try_number"] == 2 and "is live: waiting for run" in job.log())
+    assert job.processes() == running
+    job.let_go()
+    assert job.ended() == "success"
+    [record] = job.records()
+    assert (record["status"], record["attempt"], len(record["run_ids"])) == ("SUCCEEDED", 1, 1)
+    assert job.times_run() == 1
+
+
+def test_a_killed_triggerer_neither_ends_nor_repeats_a_job(airflow: Standalone, held: Callable[[str], HeldJob]) -> None:
+    job = held("held_deferred")
+    running = job.runs("deferred")
+    airflow.kill_triggerer()
+    assert job.task()["state"] == "deferred"
+    assert job.processes() == running
+    job.let_go()
+    assert job.ended() == "success"
+    [record] = job.records()
+    assert (record["status"], record["attempt"], len(record["run_ids"])) == ("SUCCEEDED", 1, 1)
+    assert job.times_run() == 1
+    assert job.task()["try_number"] == 1
+
+
+def test_a_deferred_task_that_is_marked_failed_takes_its_job_with_it(held: Callable[[str], HeldJob]) -> None:
+    job = held("held_deferred")
+    running = job.runs("deferred")
+    job.mark("failed")
+    eventually(lambda: not alive(running), KILL_SECONDS)
+    eventually(lambda: [one["status"] for one in job.records()] == ["CANCELLED"])
+    assert job.ended() == "failed"
+    assert job.times_run() == 1
+
+
+def test_a_deferred_task_that_is_cleared_ends_its_job_and_runs_another(held: Callable[[str], HeldJob]) -> None:
+    job = held("held_deferred")
+    running = job.runs("deferred")
+    job.clear()
+    eventually(lambda: not alive(running), KILL_SECONDS)
+    eventually(lambda: job.records()[0]["status"] == "CANCELLED")
+    job.let_go()
+    assert job.ended() == "success"
+    assert [one["status"] for one in job.records()] == ["CANCELLED", "SUCCEEDED"]
+    assert job.times_run() == 2
+
+
+def test_a_succeeded_task_that_is_cleared_runs_anew(held: Callable[[str], HeldJob]) -> None:
+    job = held("held_deferred")
+    job.let_go()
+    assert job.ended() == "success"
+    job.clear()
+    eventually(lambda: job.times_run() == 2)
+    assert job.ended() == "success"
+    first, second = job.records()
+    assert first["run_id"] != second["run_id"]
+    assert [first["status"], second["status"]] == ["SUCCEEDED", "SUCCEEDED"]
+    assert job.times_run() == 2
