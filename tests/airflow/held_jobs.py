@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,12 @@ class HeldJob:
             return self.processes() if task["state"] == state else set()
 
         found: set[tuple[int, str]] = eventually(look)
+        return found
+
+    def followed(self) -> set[tuple[int, str]]:
+        """Wait until a triggerer follows the job of the deferred task; the job's processes."""
+        found = self.runs("deferred")
+        eventually(lambda: re.search(r"trigger .+ starting", self.log()))
         return found
 
 

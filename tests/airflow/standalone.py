@@ -94,12 +94,16 @@ class Standalone:
     def kill_triggerer(self) -> None:
         """SIGKILL the triggerer with all of its processes, and start another one, as whoever supervises it would."""
         own = processes.marked(processes.STACK_MARK, self.airflow.environment[processes.STACK_MARK])
-        found = [pid for pid in own if "triggerer" in psutil.Process(pid).cmdline()]
+        found = [one for one in map(psutil.Process, own) if "triggerer" in one.cmdline()]
         assert found, f"no triggerer among the processes {own}"
-        for pid in found:
+        below = [child for one in found for child in one.children(recursive=True)]
+        pids = {one.pid for one in (*found, *below)}
+        for pid in pids:
             processes.send(pid, signal.SIGKILL)
-        assert processes.wait_until(lambda: not any(map(processes.start_time, found)), STOP_SECONDS)
-        with self.airflow.log.open("ab") as log:
+        assert processes.wait_until(lambda: not any(map(processes.start_time, pids)), STOP_SECONDS)
+        if self._triggerer is not None:
+            self._triggerer.wait(STOP_SECONDS)
+        with (self.airflow.home / "triggerer.log").open("ab") as log:
             self._triggerer = subprocess.Popen(
                 [sys.executable, "-m", "airflow", "triggerer"],
                 env=dict(self.airflow.environment), cwd=self.airflow.home, stdin=subprocess.DEVNULL, stdout=log,
@@ -109,7 +113,7 @@ class Standalone:
     def close(self) -> None:
         """End the triggerer that was started here."""
         if self._triggerer is not None:
-            self._triggerer.send_signal(signal.SIGINT)
+            self._triggerer.terminate()
             try:
                 self._triggerer.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:

@@ -71,6 +71,10 @@ def test_killing_the_task_cancels_the_job(stack: DeployedStack) -> None:
     stack.running(deferred.job_id)
     asyncio.run(deferred.on_kill())
     assert stack.ended(deferred.job_id)["status"] == "CANCELLED"
+    executed(operator, clears=2)
+    operator.commands, operator.wait_for_completion, operator.deferrable = ["true"], True, False
+    executed(operator, clears=3)
+    assert stack.ended("airflow/direct/r/killed/clear-2")["status"] == "CANCELLED", "nobody told its trigger"
     cancel = CancelJobOperator(task_id="cancel", job_ids=[job_id, "none"], missing_ok=True)
     assert executed(cancel) == {job_id: "ended already", "none": "missing"}
 

@@ -126,7 +126,7 @@ def test_a_retry_after_a_killed_task_process_waits_for_the_same_job(held: Callab
 
 def test_a_killed_triggerer_neither_ends_nor_repeats_a_job(airflow: Standalone, held: Callable[[str], HeldJob]) -> None:
     job = held("held_deferred")
-    running = job.runs("deferred")
+    running = job.followed()
     airflow.kill_triggerer()
     assert job.task()["state"] == "deferred"
     assert job.processes() == running
@@ -140,7 +140,7 @@ def test_a_killed_triggerer_neither_ends_nor_repeats_a_job(airflow: Standalone, 
 
 def test_a_deferred_task_that_is_marked_failed_takes_its_job_with_it(held: Callable[[str], HeldJob]) -> None:
     job = held("held_deferred")
-    running = job.runs("deferred")
+    running = job.followed()
     job.mark("failed")
     eventually(lambda: not alive(running), KILL_SECONDS)
     eventually(lambda: [one["status"] for one in job.records()] == ["CANCELLED"])

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 from urllib.parse import quote
@@ -30,6 +30,8 @@ DEFAULT_PREFIX: Final = "airflow"
 _SAFE: Final = "~!*'()=+:@,;&$ "  # readable, and not used by the id itself; '%' and '/' are always escaped
 _DIGEST: Final = 24
 """Hex digits of an identity in its run ids: 96 bits."""
+_EARLIER: Final = 100
+"""Jobs that one BatchGetItem reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,11 @@ class TaskIdentity:
             parts.append(f"clear-{self.generation}")
         # A mapped and an unmapped task cannot be taken for each other: an index is digits alone, a clear is not.
         return fitted("/".join(_escaped(part) for part in parts), limits.MAX_JOB_ID_BYTES)
+
+    @property
+    def earlier(self) -> list[TaskIdentity]:
+        """The same task before it was cleared, as often as it may have been; the last hundred times at most."""
+        return [replace(self, generation=n) for n in range(max(0, self.generation - _EARLIER), self.generation)]
 
     def run(self, number: int) -> str:
         """The run id of the job's ``number``-th submission."""

@@ -99,6 +99,8 @@ class JobRunOperator(SchedulerTaskMixin, BaseOperator):
             elif decision.step is Step.ATTACH:
                 self.log.info("Job %s is live: waiting for run %s", job_id, run_id)
             else:
+                if not self.job_id and self.cancel_on_kill and self.wait_for_completion:
+                    self.end_earlier([one.job_id for one in self.identity(context).earlier])
                 submitted = self.submit(context, job_id, run_id)
                 run_id = submitted.run_id
                 self.log.info("Job %s: %s (run %s)", job_id, submitted.outcome, run_id)
