@@ -94,6 +94,15 @@ def test_only_what_failed_of_many_jobs_is_submitted_again(stack: DeployedStack, 
     }
 
 
+def test_clearing_a_task_of_many_jobs_cancels_those_of_before(stack: DeployedStack) -> None:
+    many = SubmitJobsOperator(task_id="cleared", jobs=[{"commands": ["sleep 600"]}] * 2, wait_for_completion=False)
+    executed(many)
+    many.jobs, many.wait_for_completion, many.deferrable = [{"commands": ["true"]}] * 2, True, False
+    assert executed(many, clears=1)["succeeded"] == 2
+    for number in range(2):
+        assert stack.ended(f"airflow/direct/r/cleared/{number:06d}")["status"] == "CANCELLED"
+
+
 def test_stages_hand_on_their_files(stack: DeployedStack, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a b.txt").write_text("one\n")
