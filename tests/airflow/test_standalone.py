@@ -148,7 +148,16 @@ def test_a_killed_triggerer_neither_ends_nor_repeats_a_job(airflow: Standalone, 
 
 def test_a_deferred_task_that_is_marked_failed_takes_its_job_with_it(held: Callable[[str], HeldJob]) -> None:
     job = held("held_deferred")
-    running = job.followed()
+    marked_failed(job, job.followed())
+
+
+def test_a_task_that_is_marked_failed_on_its_worker_takes_its_job_with_it(held: Callable[[str], HeldJob]) -> None:
+    job = held("held_on_worker")
+    marked_failed(job, job.runs("running"))
+
+
+def marked_failed(job: HeldJob, running: set[tuple[int, str]]) -> None:
+    """Mark the task, and see its job go."""
     job.mark("failed")
     gone(running)
     eventually(lambda: [one["status"] for one in job.records()] == ["CANCELLED"])
@@ -158,24 +167,22 @@ def test_a_deferred_task_that_is_marked_failed_takes_its_job_with_it(held: Calla
 
 def test_a_deferred_task_that_is_cleared_ends_its_job_and_runs_another(held: Callable[[str], HeldJob]) -> None:
     job = held("held_deferred")
-    running = job.runs("deferred")
-    job.clear()  # perhaps before a triggerer follows the job
+    cleared(job, job.runs("deferred"))  # perhaps before a triggerer follows the job
+
+
+def test_a_task_that_is_cleared_on_its_worker_ends_its_job_and_runs_another(held: Callable[[str], HeldJob]) -> None:
+    job = held("held_on_worker")
+    cleared(job, job.runs("running"))
+
+
+def cleared(job: HeldJob, running: set[tuple[int, str]]) -> None:
+    """Clear the task, see its job go, and let the next one end."""
+    job.clear()
     gone(running)
     eventually(lambda: job.records()[0]["status"] == "CANCELLED")
     job.let_go()
     assert job.ended() == "success"
     assert [one["status"] for one in job.records()] == ["CANCELLED", "SUCCEEDED"]
-    assert job.times_run() == 2
-
-
-def test_a_task_that_is_cleared_on_its_worker_ends_its_job_and_runs_another(held: Callable[[str], HeldJob]) -> None:
-    job = held("held_on_worker")
-    running = job.runs("running")
-    job.clear()
-    gone(running)
-    job.let_go()
-    assert job.ended() == "success"
-    assert [one["status"] for one in job.records()][-1] == "SUCCEEDED"
     assert job.times_run() == 2
 
 
