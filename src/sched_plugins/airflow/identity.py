@@ -66,11 +66,16 @@ class TaskIdentity:
 
     def run(self, number: int) -> str:
         """The run id of the job's ``number``-th submission."""
-        return f"{self.digest}-{number}"
+        return f"{self.run_prefix}{number}"
+
+    @property
+    def run_prefix(self) -> str:
+        """What the run ids of this identity, and no others, begin with."""
+        return f"{self.digest}-"
 
     @property
     def digest(self) -> str:
-        """What the run ids of this identity begin with."""
+        """Who this is, in 96 bits."""
         return digest(self.prefix, self.dag_id, self.run_id, self.task_id, str(self.map_index), str(self.generation))
 
 
