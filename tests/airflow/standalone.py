@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,8 +15,11 @@ from typing import Any
 from urllib.parse import quote
 from urllib.request import ProxyHandler, build_opener
 
+import psutil
+
 from sched_plugins.errors import LaptopStackError
-from sched_plugins.local.airflow import LocalAirflow, running
+from sched_plugins.local import processes
+from sched_plugins.local.airflow import STOP_SECONDS, LocalAirflow, running
 
 TOP = Path(__file__).parents[2]
 PATIENCE = 300.0
@@ -28,6 +32,7 @@ class Standalone:
     def __init__(self, airflow: LocalAirflow) -> None:
         self.airflow = airflow
         self._token = str(airflow.request("GET", "/auth/token", token="")["access_token"])
+        self._triggerer: subprocess.Popen[bytes] | None = None
 
     def api(self, method: str, path: str, value: Any = None) -> Any:
         """One call of the REST API."""
@@ -71,6 +76,50 @@ class Standalone:
         found = self.api("GET", f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances?limit=200")["task_instances"]
         return {(one["task_id"], one["map_index"]): str(one["state"]) for one in found}
 
+    def task(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
+        """A task instance: its ``state``, ``try_number``, ``pid`` and so on."""
+        found: dict[str, Any] = self.api("GET", f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}")
+        return found
+
+    def mark(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
+        """Mark a task as failed or as a success, as the buttons of its page do."""
+        path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}"
+        self.api("PATCH", path, {"new_state": state})
+
+    def clear(self, dag_id: str, run_id: str, task_id: str) -> None:
+        """Clear a task, whatever its state, as the button of its page does."""
+        what = {"dry_run": False, "only_failed": False, "dag_run_id": run_id, "task_ids": [task_id]}
+        self.api("POST", f"/dags/{dag_id}/clearTaskInstances", what)
+
+    def kill_triggerer(self) -> None:
+        """SIGKILL the triggerer with all of its processes, and start another one, as whoever supervises it would."""
+        own = processes.marked(processes.STACK_MARK, self.airflow.environment[processes.STACK_MARK])
+        found = [one for one in map(psutil.Process, own) if "triggerer" in one.cmdline()]
+        assert found, f"no triggerer among the processes {own}"
+        below = [child for one in found for child in one.children(recursive=True)]
+        pids = {one.pid for one in (*found, *below)}
+        for pid in pids:
+            processes.send(pid, signal.SIGKILL)
+        assert processes.wait_until(lambda: not any(map(processes.start_time, pids)), STOP_SECONDS)
+        if self._triggerer is not None:
+            self._triggerer.wait(STOP_SECONDS)
+        with (self.airflow.home / "triggerer.log").open("ab") as log:
+            self._triggerer = subprocess.Popen(
+                [sys.executable, "-m", "airflow", "triggerer"],
+                env=dict(self.airflow.environment), cwd=self.airflow.home, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """End the triggerer that was started here."""
+        if self._triggerer is not None:
+            self._triggerer.terminate()
+            try:
+                self._triggerer.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._triggerer.kill()
+                self._triggerer.wait(STOP_SECONDS)
+
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
         """A value that a task has handed on."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}/xcomEntries/{key}?deserialize=true"
@@ -104,10 +153,18 @@ class Standalone:
 def standalone(folder: Path) -> Iterator[Standalone]:
     """Airflow with the DAGs of this repository and their pipeline, for the length of a block."""
     paths = [str(metadata(folder / "metadata")), str(TOP / "src"), os.environ.get("PYTHONPATH", "")]
-    settings = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    settings = {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        # How long the triggers of one that was killed wait for another.
+        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+    }
     pipelines = [TOP / "pipelines" / "cylinder_flow"]
     with running(TOP / "airflow_dags", pipelines, state_dir=folder, settings=settings) as airflow:
-        yield Standalone(airflow)
+        found = Standalone(airflow)
+        try:
+            yield found
+        finally:
+            found.close()
 
 
 def metadata(folder: Path) -> Path:

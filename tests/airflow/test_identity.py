@@ -51,6 +51,13 @@ def test_the_usual_id_can_be_read() -> None:
     assert cleared.job_id == "airflow/flow/r/t/3/clear-2"
 
 
+def test_a_cleared_task_knows_its_earlier_jobs() -> None:
+    cleared = TaskIdentity("flow", "r", "t", generation=2)
+    assert [one.job_id for one in cleared.earlier] == ["airflow/flow/r/t", "airflow/flow/r/t/clear-1"]
+    often = TaskIdentity("flow", "r", "t", generation=250)
+    assert [one.generation for one in often.earlier] == list(range(150, 250))
+
+
 def test_what_is_cut_stays_different() -> None:
     long = ["x" * 400 + end for end in ("1", "2")]
     ids = {TaskIdentity(a, b, c).job_id for a in long for b in long for c in long}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, Asset
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, TaskDeferred
 from airflow_runs import registered, xcom
 from deployed import SCHEDULER, DeployedStack
 from workers import ENVIRONMENT
@@ -71,8 +71,28 @@ def test_killing_the_task_cancels_the_job(stack: DeployedStack) -> None:
     stack.running(deferred.job_id)
     asyncio.run(deferred.on_kill())
     assert stack.ended(deferred.job_id)["status"] == "CANCELLED"
+    executed(operator, clears=2)
+    operator.commands, operator.wait_for_completion, operator.deferrable = ["true"], True, False
+    executed(operator, clears=3)
+    assert stack.ended("airflow/direct/r/killed/clear-2")["status"] == "CANCELLED", "nobody told its trigger"
     cancel = CancelJobOperator(task_id="cancel", job_ids=[job_id, "none"], missing_ok=True)
     assert executed(cancel) == {job_id: "ended already", "none": "missing"}
+
+
+def test_clearing_a_task_whose_job_has_a_name_ends_the_old_run_and_leaves_the_new_one(stack: DeployedStack) -> None:
+    operator = SubmitJobOperator(task_id="own", job_id="own", commands=["sleep 600"], wait_for_completion=False)
+    executed(operator)
+    stack.running("own")
+    old = JobTrigger(job_id="own", run_id=stack.record("own")["run_id"], scheduler=SCHEDULER)
+    operator.wait_for_completion, operator.deferrable = True, True
+    with pytest.raises(TaskDeferred) as deferred:
+        executed(operator, clears=1)
+    new = stack.running("own")
+    assert new["run_id"] == deferred.value.trigger.run_id != old.run_id
+    asyncio.run(old.on_kill())
+    assert not stack.record("own").get("cancel_requested")
+    asyncio.run(deferred.value.trigger.on_kill())
+    assert stack.ended("own")["status"] == "CANCELLED"
 
 
 def test_only_what_failed_of_many_jobs_is_submitted_again(stack: DeployedStack, tmp_path: Path) -> None:
@@ -99,6 +119,15 @@ def test_a_refusal_of_one_of_many_jobs_is_told_though_nobody_waits(stack: Deploy
     assert executed(many) == {"jobs": 2}
     assert stack.ended("airflow/direct/r/refused/000000")["status"] == "SUCCEEDED"
     assert stack.record("airflow/direct/r/refused/000001") == {}
+
+
+def test_clearing_a_task_of_many_jobs_cancels_those_of_before(stack: DeployedStack) -> None:
+    many = SubmitJobsOperator(task_id="cleared", jobs=[{"commands": ["sleep 600"]}] * 2, wait_for_completion=False)
+    executed(many)
+    many.jobs, many.wait_for_completion, many.deferrable = [{"commands": ["true"]}] * 2, True, False
+    assert executed(many, clears=1)["succeeded"] == 2
+    for number in range(2):
+        assert stack.ended(f"airflow/direct/r/cleared/{number:06d}")["status"] == "CANCELLED"
 
 
 def test_stages_hand_on_their_files(stack: DeployedStack, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -124,3 +125,22 @@ def _session() -> Any:
     from client_stack import session
 
     return session()
+
+
+def test_a_client_can_be_had_while_the_same_thread_makes_another() -> None:
+    """As a signal's handler asks for one: whatever thread it interrupts must not wait for itself."""
+    found: list[Any] = []
+
+    class Interrupted:
+        region_name = "eu-west-1"
+
+        def client(self, service: str, **settings: Any) -> str:
+            if service == "ssm":
+                found.append(connection.client("lambda"))
+            return service
+
+    connection = Connection(session=Interrupted())
+    thread = threading.Thread(target=lambda: found.append(connection.client("ssm")), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert found == ["lambda", "ssm"]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 from urllib.parse import quote
@@ -30,6 +30,8 @@ DEFAULT_PREFIX: Final = "airflow"
 _SAFE: Final = "~!*'()=+:@,;&$ "  # readable, and not used by the id itself; '%' and '/' are always escaped
 _DIGEST: Final = 24
 """Hex digits of an identity in its run ids: 96 bits."""
+_EARLIER: Final = 100
+"""Jobs that one BatchGetItem reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +59,23 @@ class TaskIdentity:
         # A mapped and an unmapped task cannot be taken for each other: an index is digits alone, a clear is not.
         return fitted("/".join(_escaped(part) for part in parts), limits.MAX_JOB_ID_BYTES)
 
+    @property
+    def earlier(self) -> list[TaskIdentity]:
+        """The same task before it was cleared, as often as it may have been; the last hundred times at most."""
+        return [replace(self, generation=n) for n in range(max(0, self.generation - _EARLIER), self.generation)]
+
     def run(self, number: int) -> str:
         """The run id of the job's ``number``-th submission."""
-        return f"{self.digest}-{number}"
+        return f"{self.run_prefix}{number}"
+
+    @property
+    def run_prefix(self) -> str:
+        """What the run ids of this identity, and no others, begin with."""
+        return f"{self.digest}-"
 
     @property
     def digest(self) -> str:
-        """What the run ids of this identity begin with."""
+        """Who this is, in 96 bits."""
         return digest(self.prefix, self.dag_id, self.run_id, self.task_id, str(self.map_index), str(self.generation))
 
 

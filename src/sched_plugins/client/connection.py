@@ -81,7 +81,8 @@ class Connection:
         )
         self._config = own.merge(config) if config else own
         self._clients: dict[str, Any] = {}
-        self._lock = threading.Lock()
+        # Reentrant: a signal's handler, as a task's on_kill is one, may need a client while this thread makes another.
+        self._lock = threading.RLock()
 
     @property
     def is_loopback(self) -> bool:

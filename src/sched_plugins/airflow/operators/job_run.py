@@ -92,6 +92,7 @@ class JobRunOperator(SchedulerTask):
             elif decision.step is Step.ATTACH:
                 self.log.info("Job %s is live: waiting for run %s", job_id, run_id)
             else:
+                self._end_earlier(context, job_id)
                 submitted = self.submit(context, job_id, run_id)
                 run_id = submitted.run_id
                 self.log.info("Job %s: %s (run %s)", job_id, submitted.outcome, run_id)
@@ -158,6 +159,19 @@ class JobRunOperator(SchedulerTask):
                 f"({record.status}); clear the task to run it anew"
             )
         return job_id, decision
+
+    def _end_earlier(self, context: Context, job_id: str) -> None:
+        """Cancel what the task ran before it was cleared; if that was this very job, wait until it is over."""
+        earlier = self.identity(context).earlier
+        if not earlier or not self.cancel_on_kill or not self.wait_for_completion:
+            return
+        if not self.job_id:
+            self.end_earlier([one.job_id for one in earlier])
+            return
+        job = self.hook.client.get_many([job_id]).get(job_id)
+        if job is not None and any(job.run_id.startswith(one.run_prefix) for one in earlier):
+            self.end_earlier([job_id])
+            self._ended(job_id, job.run_id)
 
     def _defer(self, job_id: str, run_id: str) -> None:
         trigger = JobTrigger(

@@ -94,6 +94,9 @@ class SubmitJobsOperator(SchedulerTask):
         """Submit those that have not succeeded, and wait for all that are live."""
         identity, ids = self.identity(context), self._ids(context)
         with translated():
+            if not self.job_id and self.cancel_on_kill and self.wait_for_completion:
+                for one in identity.earlier:
+                    self.end_earlier([numbered_job(one.job_id, number) for number in range(len(ids))])
             waiting = self._submit(identity, ids)
             self._live_jobs = ids
             if not self.wait_for_completion:

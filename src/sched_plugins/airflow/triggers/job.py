@@ -17,7 +17,7 @@ from sched_plugins.airflow.ranges import expand
 from sched_plugins.airflow.triggers.base import SchedulerTrigger
 from sched_plugins.airflow.triggers.watcher import LONGEST, Watcher, watcher_of
 from sched_plugins.client.async_records import AsyncRecords
-from sched_plugins.client.run import Run, Standing
+from sched_plugins.client.run import Run, Standing, standing
 from sched_plugins.client.watch import Ended
 from sched_plugins.core import limits
 from sched_plugins.core.state import Status
@@ -111,11 +111,15 @@ class SharedWatchTrigger(SchedulerTrigger):
 
     async def on_kill(self) -> None:
         """Cancel the jobs: somebody marked or cleared the deferred task."""
-        if not self.cancel_on_kill:
-            return
-        job_ids = [run.job_id for run in self.runs()]
-        answers = await asyncio.to_thread(lambda: self.hook().client.cancel_many(job_ids))
-        for answer in answers:
+        if self.cancel_on_kill:
+            await asyncio.to_thread(self._cancel)
+
+    def _cancel(self) -> None:
+        """Cancel the runs that have not ended; a later run of the same job is not this task's."""
+        client, runs = self.hook().client, self.runs()
+        known = client.get_many(run.job_id for run in runs)
+        live = [run.job_id for run in runs if standing(run, known.get(run.job_id)) is Standing.WAITING]
+        for answer in client.cancel_many(live):
             self.log.info("Cancelling job %s: %s", answer.job_id, answer.error or answer.outcome)
 
 
