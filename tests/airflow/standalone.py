@@ -9,7 +9,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -111,14 +111,9 @@ class Standalone:
             )  # fmt: skip
 
     def close(self) -> None:
-        """End the triggerer that was started here."""
+        """Collect the triggerer that was started here, which ends with all else of this Airflow."""
         if self._triggerer is not None:
-            self._triggerer.terminate()
-            try:
-                self._triggerer.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._triggerer.kill()
-                self._triggerer.wait(STOP_SECONDS)
+            self._triggerer.wait(STOP_SECONDS)
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
         """A value that a task has handed on."""
@@ -159,12 +154,10 @@ def standalone(folder: Path) -> Iterator[Standalone]:
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
     }
     pipelines = [TOP / "pipelines" / "cylinder_flow"]
-    with running(TOP / "airflow_dags", pipelines, state_dir=folder, settings=settings) as airflow:
+    with ExitStack() as last, running(TOP / "airflow_dags", pipelines, state_dir=folder, settings=settings) as airflow:
         found = Standalone(airflow)
-        try:
-            yield found
-        finally:
-            found.close()
+        last.callback(found.close)
+        yield found
 
 
 def metadata(folder: Path) -> Path:
