@@ -11,12 +11,15 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.config import Config
+from botocore.exceptions import ReadTimeoutError
 from fleet_client import FleetClient, eventually
 
 from sched_plugins.errors import LaptopStackError
@@ -323,3 +326,15 @@ def test_importing_the_life_cycle_imports_no_heavy_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_long_poll_that_is_broken_off_takes_no_message(folder: Path) -> None:
+    aws = FleetClient(lifecycle.up(state_dir=folder))
+    queue = aws.sqs.create_queue(QueueName="polled")["QueueUrl"]
+    impatient = aws.client("sqs", Config(read_timeout=1, retries={"total_max_attempts": 1}))
+    with pytest.raises(ReadTimeoutError):
+        impatient.receive_message(QueueUrl=queue, WaitTimeSeconds=20)
+    time.sleep(0.5)  # the server hears of it
+    aws.sqs.send_message(QueueUrl=queue, MessageBody="for somebody else")
+    time.sleep(0.5)  # a poll that goes on looks every 0.1 s
+    assert [one["Body"] for one in aws.sqs.receive_message(QueueUrl=queue)["Messages"]] == ["for somebody else"]

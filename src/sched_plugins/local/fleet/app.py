@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -42,9 +43,32 @@ class FleetApp:
             status, value = await self._control.answer(scope["method"], scope["path"], await _read(receive))
             await _send_json(send, status, value)
         else:
-            if scope["type"] == "http":
-                self._control.count(_signed_service(scope))
-            await self._inner(scope, receive, send)
+            service = _signed_service(scope) if scope["type"] == "http" else ""
+            if service:
+                self._control.count(service)
+            if service == "sqs":
+                await self._while_connected(scope, receive, send)
+            else:
+                await self._inner(scope, receive, send)
+
+    async def _while_connected(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Break a request off when its client has gone: a long poll would take messages for nobody."""
+        body = await _read(receive)
+
+        async def replayed() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        answering = asyncio.ensure_future(self._inner(scope, replayed, send))
+        leaving = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (answering, leaving):
+                if not task.done():
+                    task.cancel()
+            await asyncio.gather(answering, leaving, return_exceptions=True)
+        if not answering.cancelled():
+            answering.result()
 
     def _with_lifespan(self, receive: Receive) -> Receive:
         async def receiving() -> Message:

@@ -6,6 +6,7 @@ a core each, and most of what a laptop stack does under load.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -120,6 +121,7 @@ class Fork:
     def __init__(self, pid: int, stdin: int, stdout: int, stderr: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
+        self._looking = threading.Lock()
         try:
             self._handle = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -148,17 +150,17 @@ class Fork:
         self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
-        if self.returncode is None:
-            try:
-                signal.pidfd_send_signal(self._handle, number)
-            except ProcessLookupError:
-                self._ended(0)
+        with self._looking:
+            if self.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._handle, number)
 
     def _ended(self, seconds: float | None) -> int | None:
-        if self.returncode is None:
-            waiting = select.poll()
-            waiting.register(self._handle, select.POLLIN)
-            if waiting.poll(None if seconds is None else 1000 * seconds):
-                os.close(self._handle)
-                self.returncode = -1
-        return self.returncode
+        with self._looking:
+            if self.returncode is None:
+                waiting = select.poll()
+                waiting.register(self._handle, select.POLLIN)
+                if waiting.poll(None if seconds is None else 1000 * seconds):
+                    os.close(self._handle)
+                    self.returncode = -1
+            return self.returncode
