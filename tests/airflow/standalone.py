@@ -10,8 +10,10 @@ import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import ProxyHandler, build_opener
 
@@ -35,7 +37,16 @@ class Standalone:
         self._triggerer: subprocess.Popen[bytes] | None = None
 
     def api(self, method: str, path: str, value: Any = None) -> Any:
-        """One call of the REST API."""
+        """One call of the REST API; again if SQLite was locked by another process, which undid it."""
+        for _ in range(5):
+            try:
+                return self.airflow.request(method, f"/api/v2{path}", value, token=self._token)
+            except LaptopStackError as error:
+                if not (
+                    isinstance(error.__cause__, HTTPError) and error.__cause__.code == HTTPStatus.INTERNAL_SERVER_ERROR
+                ):
+                    raise
+                time.sleep(1)
         return self.airflow.request(method, f"/api/v2{path}", value, token=self._token)
 
     def knows(self, dag_id: str) -> None:
@@ -133,11 +144,11 @@ class Standalone:
             found: bytes = reply.read()
         return found
 
-    def command(self, *arguments: str) -> str:
+    def command(self, *arguments: str, **settings: str) -> str:
         """Run an ``airflow`` command to its end; what it wrote."""
         done = subprocess.run(
             [sys.executable, "-m", "airflow", *arguments],
-            env=dict(self.airflow.environment), cwd=self.airflow.home, capture_output=True, text=True, check=False,
+            env=self.airflow.environment | settings, cwd=self.airflow.home, capture_output=True, text=True, check=False,
             timeout=PATIENCE,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
