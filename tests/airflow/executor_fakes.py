@@ -125,5 +125,5 @@ def record(job_id: str, run_id: str, fields: Mapping[str, Any]) -> Job:
     """The record of a new job."""
     spec = JobSpec(job_id=job_id, retry=0, ssm_document="AWS-RunShellScript", commands=("true",))
     times = dict.fromkeys(("submitted_at", "updated_at", "queued_at"), NOW)
-    queue = str(fields.get("queue", "work-job-queue"))
+    queue = str(fields.get("queue", "grid-job-queue"))
     return Job(spec=spec, run_id=run_id, run_ids=(run_id,), status=Status.QUEUED, queue=queue, **times)

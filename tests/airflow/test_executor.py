@@ -39,7 +39,7 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "AIRFLOW__API_AUTH__JWT_SECRET": JWT_SECRET,
         "AIRFLOW__SCHED_EXECUTOR__SCHEDULER": "sim",
-        "AIRFLOW__SCHED_EXECUTOR__ENVIRONMENT": "work",
+        "AIRFLOW__SCHED_EXECUTOR__ENVIRONMENT": "grid",
         "AIRFLOW__SCHED_EXECUTOR__REGION_NAME": "eu-west-1",
         "AIRFLOW__SCHED_EXECUTOR__POLL_INTERVAL": "0",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": "http://airflow/execution/",
@@ -115,7 +115,7 @@ def test_the_token_is_in_the_workload_alone(executor: SchedulerExecutor, schedul
     queue(executor, workload())
     turn(executor)
     [(name, text)] = scheduler.workloads.items()
-    assert name == "/sched/work/workloads/airflow--1-1"
+    assert name == "/sched/grid/workloads/airflow--1-1"
     stored = ExecuteTask.model_validate_json(text)
     assert stored.ti.id == uuid.UUID(int=1)
     told = jwt.decode(stored.token, options={"verify_signature": False})
@@ -180,7 +180,7 @@ def test_a_wrong_option_fails_its_task_before_anything_is_stored(
     events = turn(executor)
     assert list(events) == [wrong.key]
     assert "'cpu'" in events[wrong.key][1]
-    assert list(scheduler.workloads) == ["/sched/work/workloads/airflow-2-1"]
+    assert list(scheduler.workloads) == ["/sched/grid/workloads/airflow-2-1"]
 
 
 def test_a_resumed_task_is_not_ended_by_the_job_from_before_it_was_deferred(
@@ -384,7 +384,7 @@ def test_a_team_has_a_configuration_of_its_own(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("AIRFLOW__FLOW___SCHED_EXECUTOR__ENVIRONMENT", "flow-workers")
     monkeypatch.setenv("AIRFLOW__FLOW___SCHED_EXECUTOR__SCHEDULER", "sim")
     assert SchedulerExecutor(team_name="flow").settings.environment == "flow-workers"
-    assert SchedulerExecutor().settings.environment == "work"
+    assert SchedulerExecutor().settings.environment == "grid"
 
 
 @pytest.fixture

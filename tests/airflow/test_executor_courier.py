@@ -33,8 +33,8 @@ def courier(scheduler: FakeScheduler) -> Courier:
 def task(job_id: str) -> Task:
     """A task; each of its workloads has a token of its own."""
     tokens = (f"{job_id} token {number}" for number in itertools.count())
-    fields = {"job_id": job_id, "queue": "work-job-queue"}
-    return Task(job_id, parameter_name("work", job_id), fields, lambda: next(tokens))
+    fields = {"job_id": job_id, "queue": "grid-job-queue"}
+    return Task(job_id, parameter_name("grid", job_id), fields, lambda: next(tokens))
 
 
 def rounds(courier: Courier, scheduler: FakeScheduler, seconds: float = 1.0, number: int = 1) -> list[News]:
@@ -47,7 +47,7 @@ def rounds(courier: Courier, scheduler: FakeScheduler, seconds: float = 1.0, num
 
 
 def name(job_id: str) -> str:
-    return parameter_name("work", job_id)
+    return parameter_name("grid", job_id)
 
 
 def test_a_task_is_stored_submitted_and_told_of_when_it_ends(courier: Courier, scheduler: FakeScheduler) -> None:

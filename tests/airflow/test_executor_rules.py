@@ -28,7 +28,7 @@ class Conf(dict[tuple[str, str], str]):
 
 
 def conf(**options: str) -> Conf:
-    given_ = {"environment": "work", "scheduler": "sim"} | options
+    given_ = {"environment": "grid", "scheduler": "sim"} | options
     return Conf({(SECTION, name): value for name, value in given_.items()})
 
 
@@ -39,7 +39,7 @@ SETTINGS = read_settings(conf())
 
 
 def test_defaults_are_those_that_are_told() -> None:
-    assert (SETTINGS.scheduler, SETTINGS.environment, SETTINGS.job_timeout) == ("sim", "work", 169_200)
+    assert (SETTINGS.scheduler, SETTINGS.environment, SETTINGS.job_timeout) == ("sim", "grid", 169_200)
     assert SETTINGS.check_health
     told = config_section()[SECTION]["options"]
     assert {name: option["default"] for name, option in told.items()} == {one.name: one.default for one in OPTIONS}
@@ -86,7 +86,7 @@ def test_a_wrong_setting_is_named(options: dict[str, str], named: str) -> None:
 def test_a_task_that_asks_for_nothing_runs_in_the_configured_environment() -> None:
     for queue in (None, "", "default"):
         options = tasks.task_options(None, queue, SETTINGS)
-        assert (options.environment, options.queue, options.timeout) == ("work", "work-job-queue", 169_200)
+        assert (options.environment, options.queue, options.timeout) == ("grid", "grid-job-queue", 169_200)
 
 
 @pytest.mark.parametrize("queue", ["big", "big-job-queue"])
@@ -125,9 +125,9 @@ def test_a_job_tells_where_the_workload_is() -> None:
     fields = job(config={"tags": {"team": "flow"}, "environment": {"A": "b"}, "timeout": 60})
     module = "sched_plugins.airflow.executors.run_workload"
     [command] = fields["commands"]
-    assert command == f"exec python3 -m {module} --region eu-west-1 /sched/work/workloads/airflow-1"
+    assert command == f"exec python3 -m {module} --region eu-west-1 /sched/grid/workloads/airflow-1"
     assert fields["environment"] == {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": "http://api/", "A": "b"}
-    assert (fields["retry"], fields["timeout_seconds"], fields["queue"]) == (0, 60, "work-job-queue")
+    assert (fields["retry"], fields["timeout_seconds"], fields["queue"]) == (0, 60, "grid-job-queue")
     assert fields["tags"]["team"] == "flow"
     assert fields["tags"]["airflow_map_index"] == "3"
 

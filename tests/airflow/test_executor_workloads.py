@@ -97,10 +97,10 @@ def test_ten_are_deleted_by_one_call_and_one_that_is_gone_is_no_error(ssm: Any) 
 def test_old_ones_are_found_without_reading_them(ssm: Any) -> None:
     calls: list[tuple[str, Any]] = []
     store = new_store(calls=calls)
-    store.put_many({"/sched/work/workloads/a": "x", "/sched/other/workloads/b": "x"})
+    store.put_many({"/sched/grid/workloads/a": "x", "/sched/other/workloads/b": "x"})
     now = datetime.now(UTC)
-    assert list(store.written_before("/sched/work/workloads", now - timedelta(hours=1))) == []
-    assert list(store.written_before("/sched/work/workloads", now + timedelta(hours=1))) == ["/sched/work/workloads/a"]
+    assert list(store.written_before("/sched/grid/workloads", now - timedelta(hours=1))) == []
+    assert list(store.written_before("/sched/grid/workloads", now + timedelta(hours=1))) == ["/sched/grid/workloads/a"]
     assert {name for name, _ in calls} == {"PutParameter", "DescribeParameters"}
 
 

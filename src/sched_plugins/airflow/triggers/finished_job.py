@@ -3,8 +3,7 @@
 All triggers of one queue share one receiver, so that none of them takes a message that another one waits for:
 
 - Each message is shown to all of them. A sensor *claims* the first one that it waits for; one message serves one
-sensor.
-  An asset watcher takes part in every message.
+  sensor. An asset watcher takes part in every message.
 - A message that an asset watcher took is deleted once Airflow has stored its events. A claimed one is deleted by the
   sensor's task, when it has it. Until then SQS only hides it, and shows it again if anything dies in between: messages
   come at least once.
