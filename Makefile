@@ -10,6 +10,9 @@ UV_VERSION := 0.13.8
 WITH_AIRFLOW := .[demo,airflow]
 
 export DO_NOT_TRACK := 1
+# uv installs no byte code. Where this is set, as in many containers, each process would compile all that it imports
+# anew: half of what a process of Prefect or Airflow costs.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo airflow test lint schema lock mutants benchmark clean system-packages
