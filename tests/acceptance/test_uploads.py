@@ -26,13 +26,13 @@ def bucket(account: Account, environment: str) -> str:
 
 @contextmanager
 def sampling(account: Account, environment: str) -> Iterator[list[int]]:
-    """The number of the environment's workers, looked at several times a second."""
+    """The number of the environment's workers, looked at twice a second."""
     samples: list[int] = []
     stop = threading.Event()
 
     def look() -> None:
         autoscaling = account.client("autoscaling")
-        while not stop.wait(0.2):
+        while not stop.wait(0.5):
             [group] = autoscaling.describe_auto_scaling_groups(
                 AutoScalingGroupNames=[f"{environment}-autoscaling-group"]
             )["AutoScalingGroups"]
