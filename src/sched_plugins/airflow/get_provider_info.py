@@ -60,6 +60,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "plugins": [{"name": "sched", "plugin-class": f"{_HERE}.plugin.SchedulerPlugin"}],
         "executors": [f"{_HERE}.executors.scheduler_executor.SchedulerExecutor"],
+        "cli": [f"{_HERE}.executors.cli.commands"],
         "config": {
             "sched": {"description": "The serverless scheduler.", "options": _options()},
             **{name: _formatted(section) for name, section in config_section().items()},
