@@ -21,7 +21,8 @@ from sched_plugins.airflow.identity import Decision, Step, decide
 from sched_plugins.airflow.links.scheduler import JOB_LINKS, XCOM_KEY, addresses
 from sched_plugins.airflow.settings import default_deferrable
 from sched_plugins.airflow.task import SchedulerTask
-from sched_plugins.airflow.triggers.job import ERROR, JobTrigger
+from sched_plugins.airflow.triggers.base import ERROR
+from sched_plugins.airflow.triggers.job import JobTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

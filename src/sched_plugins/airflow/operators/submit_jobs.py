@@ -14,7 +14,8 @@ from sched_plugins.airflow.identity import Step, TaskIdentity, decide
 from sched_plugins.airflow.ranges import compact
 from sched_plugins.airflow.settings import AS_OBJECT, default_deferrable, fields_of
 from sched_plugins.airflow.task import SchedulerTask
-from sched_plugins.airflow.triggers.job import ERROR, JobsTrigger, numbered_job
+from sched_plugins.airflow.triggers.base import ERROR
+from sched_plugins.airflow.triggers.job import JobsTrigger, numbered_job
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -12,7 +12,7 @@ from airflow.triggers.base import BaseTrigger
 from sched_plugins.airflow.exceptions import named, translated
 from sched_plugins.airflow.settings import default_deferrable
 from sched_plugins.airflow.task import SchedulerTask
-from sched_plugins.airflow.triggers.job import ERROR
+from sched_plugins.airflow.triggers.base import ERROR
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Hashable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-from airflow.triggers.base import BaseEventTrigger
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
+from sched_plugins.airflow.exceptions import SchedulerException, as_airflow
 from sched_plugins.airflow.hooks.scheduler import SchedulerHook, hook_settings
+from sched_plugins.errors import SchedulerError
+
+ERROR = "error"
+ENDED = "ended"
 
 
 class SchedulerTrigger(BaseEventTrigger):
@@ -69,3 +74,21 @@ class SchedulerTrigger(BaseEventTrigger):
         hook, made = await asyncio.to_thread(make)
         async with made as client:
             yield hook, client
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Fire once with a stream of its own, where nobody shares it (``dag.test()``)."""
+        told: TriggerEvent | None = None
+        async with (
+            aclosing(self.open_shared_stream(self.serialize()[1])) as stream,  # type: ignore[type-var]
+            aclosing(self.filter_shared_stream(stream)) as events,  # type: ignore[type-var]
+        ):
+            async for event in events:
+                told = event
+                break
+        if told is not None:
+            yield told  # Only now, when nothing is left open: whoever takes one event may never come back.
+
+
+def failure(error: SchedulerError | SchedulerException) -> TriggerEvent:
+    """What a trigger tells its task that cannot wait any more."""
+    return TriggerEvent({"status": ERROR, "kind": type(as_airflow(error)).__name__, "message": str(error)})

@@ -24,9 +24,8 @@ from airflow.triggers.base import TriggerEvent
 from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 from botocore.exceptions import BotoCoreError, ClientError
 
-from sched_plugins.airflow.exceptions import SchedulerException, as_airflow
-from sched_plugins.airflow.triggers.base import SchedulerTrigger
-from sched_plugins.airflow.triggers.job import ERROR
+from sched_plugins.airflow.exceptions import SchedulerException
+from sched_plugins.airflow.triggers.base import SchedulerTrigger, failure
 from sched_plugins.airflow.triggers.troubles import Troubles
 from sched_plugins.client.failures import explain
 from sched_plugins.client.retry import Clock
@@ -143,7 +142,7 @@ class FinishedJobTrigger(SchedulerTrigger):
         except (SchedulerError, SchedulerException) as error:
             if not self.claim:
                 raise
-            yield TriggerEvent({"status": ERROR, "kind": type(as_airflow(error)).__name__, "message": str(error)})
+            yield failure(error)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Receive alone, where nobody shares the queue (``dag.test()``)."""

@@ -10,11 +10,11 @@ from typing import Any
 from airflow.sdk.configuration import conf
 from airflow.triggers.base import TriggerEvent
 
-from sched_plugins.airflow.exceptions import SchedulerException, as_airflow
+from sched_plugins.airflow.exceptions import SchedulerException
 from sched_plugins.airflow.hooks.scheduler import CONFIG_SECTION
 from sched_plugins.airflow.identity import fitted
 from sched_plugins.airflow.ranges import expand
-from sched_plugins.airflow.triggers.base import SchedulerTrigger
+from sched_plugins.airflow.triggers.base import ENDED, SchedulerTrigger, failure
 from sched_plugins.airflow.triggers.watcher import LONGEST, Watcher, watcher_of
 from sched_plugins.client.async_records import AsyncRecords
 from sched_plugins.client.run import Run, Standing, standing
@@ -22,9 +22,6 @@ from sched_plugins.client.watch import Ended
 from sched_plugins.core import limits
 from sched_plugins.core.state import Status
 from sched_plugins.errors import SchedulerError
-
-ERROR = "error"
-ENDED = "ended"
 
 
 class SharedWatchTrigger(SchedulerTrigger):
@@ -88,26 +85,12 @@ class SharedWatchTrigger(SchedulerTrigger):
             else:
                 broken.result()
         except (SchedulerError, SchedulerException) as error:
-            told = {"status": ERROR, "kind": type(as_airflow(error)).__name__, "message": str(error)}
-            yield TriggerEvent(told)
+            yield failure(error)
         finally:
             over.cancel()
             broken.cancel()
             watcher.leave(futures)
             await asyncio.gather(over, broken, return_exceptions=True)
-
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait with a stream of its own, where nobody shares it (``dag.test()``)."""
-        told: TriggerEvent | None = None
-        async with (
-            aclosing(self.open_shared_stream(self.serialize()[1])) as stream,  # type: ignore[type-var]
-            aclosing(self.filter_shared_stream(stream)) as events,  # type: ignore[type-var]
-        ):
-            async for event in events:
-                told = event
-                break
-        if told is not None:
-            yield told  # Only now, when nothing is left open: whoever takes one event may never come back.
 
     async def on_kill(self) -> None:
         """Cancel the jobs: somebody marked or cleared the deferred task."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Hashable
-from contextlib import aclosing
 from typing import Any
 
 from airflow.triggers.base import TriggerEvent
 
-from sched_plugins.airflow.exceptions import SchedulerException, as_airflow
-from sched_plugins.airflow.triggers.base import SchedulerTrigger
-from sched_plugins.airflow.triggers.job import ENDED, ERROR
+from sched_plugins.airflow.exceptions import SchedulerException
+from sched_plugins.airflow.triggers.base import ENDED, SchedulerTrigger, failure
 from sched_plugins.airflow.triggers.troubles import Troubles
 from sched_plugins.client.retry import Clock
 from sched_plugins.errors import SchedulerError
@@ -61,17 +59,4 @@ class QueueDrainedTrigger(SchedulerTrigger):
                     yield TriggerEvent({"status": ENDED})
                     return
         except (SchedulerError, SchedulerException) as error:
-            yield TriggerEvent({"status": ERROR, "kind": type(as_airflow(error)).__name__, "message": str(error)})
-
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look alone, where nobody shares (``dag.test()``)."""
-        told: TriggerEvent | None = None
-        async with (
-            aclosing(self.open_shared_stream(self.serialize()[1])) as stream,  # type: ignore[type-var]
-            aclosing(self.filter_shared_stream(stream)) as events,  # type: ignore[type-var]
-        ):
-            async for event in events:
-                told = event
-                break
-        if told is not None:
-            yield told
+            yield failure(error)
