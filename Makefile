@@ -10,6 +10,8 @@ UV_VERSION := 0.13.8
 WITH_AIRFLOW := .[demo,airflow]
 
 export DO_NOT_TRACK := 1
+# Each process of Airflow would compile what it imports, which takes as long again as to import it.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo airflow test lint schema lock mutants benchmark clean system-packages
