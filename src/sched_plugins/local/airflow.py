@@ -160,6 +160,8 @@ def _airflow(home: Path, stack: StackInfo, mark: str, settings: Mapping[str, str
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        # A file that has changed is read within seconds; one that has not, rarely, since reading takes processor time.
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(ports[1]),
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(ports[2]),
