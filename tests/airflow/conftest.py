@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import importlib.metadata
 import json
 import os
 import shutil
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,15 +58,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory, airflow_database: None) -> I
         os.environ["AIRFLOW_CONN_AWS_DEFAULT"] = connection
         yield found
         del os.environ["AIRFLOW_CONN_AWS_DEFAULT"]
-
-
-@pytest.fixture(autouse=True)
-def _collected() -> Iterator[None]:
-    """Airflow's search for DAG files leaves a directory open, which nobody hears of if it is collected here."""
-    yield
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "unclosed scandir iterator", ResourceWarning)
-        gc.collect()
 
 
 IGNORED = (

@@ -211,11 +211,6 @@ def busy(stack: DeployedStack) -> Iterator[DeployedStack]:
 
 
 @pytest.fixture(autouse=True)
-def _collected() -> None:
-    """Nothing here searches for DAG files, so that nothing need be collected after each of so many cases."""
-
-
-@pytest.fixture(autouse=True)
 def connections(busy: DeployedStack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections that lack something."""
     reached = {"endpoint_url": busy.info.endpoint, "region_name": busy.info.region}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG, Asset
 from airflow.sdk.exceptions import AirflowException, TaskDeferred
-from airflow_runs import registered, xcom
+from airflow_runs import run_of, xcom
 from deployed import SCHEDULER, DeployedStack
 from workers import ENVIRONMENT
 
@@ -38,6 +38,27 @@ class TaskInstance:
 def executed(operator: Any, clears: int = 0) -> Any:
     """Execute an operator as one try of its task."""
     return operator.execute({"ti": TaskInstance(operator.task_id, operator.retries, clears)})
+
+
+def test_jobs_run_deferred_and_on_the_worker_and_tell_what_came_out(stack: DeployedStack) -> None:
+    with DAG("walk", schedule=None) as dag:
+        metrics = """echo '{"drag": 5.5}' > "$SCHED_METRICS"; echo "Hello {{ dag.dag_id }}" """
+        SubmitJobOperator(
+            task_id="deferred",
+            commands=[metrics],
+            success_string="Hello walk",
+            results_uri="s3://bucket/x/",
+            deferrable=True,
+        )
+        SubmitJobOperator.partial(task_id="mapped", deferrable=False).expand(commands=["echo a", "echo b"])
+    run = run_of(dag)
+    assert run.state == "success"
+    job_id = xcom(run, "deferred")
+    assert job_id == f"airflow/walk/{run.run_id}/deferred"
+    assert xcom(run, "deferred", "record")["job_success_string"] == "Hello walk"
+    assert (xcom(run, "deferred", "metrics"), xcom(run, "deferred", "results_uri")) == ({"drag": 5.5}, "s3://bucket/x/")
+    assert xcom(run, "deferred", "_link_OutputLink").startswith(f"{stack.info.endpoint}/")
+    assert [stack.record(f"airflow/walk/{run.run_id}/mapped/{index}")["output"] for index in (0, 1)] == ["a\n", "b\n"]
 
 
 def test_a_retry_attaches_or_takes_the_result_and_a_clear_runs_anew(stack: DeployedStack, tmp_path: Path) -> None:
@@ -140,7 +161,7 @@ def test_stages_hand_on_their_files(stack: DeployedStack, tmp_path: Path) -> Non
         RunStageOperator(
             task_id="second", inputs=first.output, parameters={"n": 2}, outlets=[Asset("s3://other/x/")], **common
         )
-    run = registered(dag).test()
+    run = run_of(dag)
     assert run.state == "success"
     uri = xcom(run, "second")
     SchedulerClient(SCHEDULER).results(f"airflow/stages/{run.run_id}/second", tmp_path / "out")

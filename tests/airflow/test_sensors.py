@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.triggers.shared_stream import SharedStreamManager
-from airflow_runs import registered, xcom
+from airflow_runs import run_of, xcom
 from deployed import SCHEDULER, DeployedStack
 from fleet_client import eventually
 from test_operators import TaskInstance
@@ -41,7 +41,7 @@ def test_a_dag_of_sensors(stack: DeployedStack) -> None:
             JobSensor(task_id=f"job_{way}", job_ids=["sensed-1", "sensed-2"], deferrable=deferrable)
             FinishedQueueSensor(task_id=f"finished_{way}", job_ids=job_id, deferrable=deferrable, poke_interval=1)
             QueueDrainedSensor(task_id=f"drained_{way}", deferrable=deferrable, poke_interval=1)
-    run = registered(dag).test()
+    run = run_of(dag)
     assert run.state == "success"
     assert xcom(run, "job_poked") == {"sensed-1": "SUCCEEDED", "sensed-2": "SUCCEEDED"}
     assert xcom(run, "finished_poked")["job_id"] == xcom(run, "finished_poked", "message")["job_id"] == "sensed-1"

@@ -36,6 +36,12 @@ START_SECONDS: Final = 300.0
 """How long Airflow may take until it answers: half a minute on two idle cores, more when it is installed newly."""
 STOP_SECONDS: Final = 40.0
 """How long Airflow may take to end after SIGINT before it is killed (a dozen seconds, usually)."""
+_STANDALONE: Final = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("airflow", run_name="__main__", alter_sys=True)
+"""
+"""``airflow``, which SIGINT ends, also where that came in ignored, as in what a shell runs in its background."""
 _COMPONENTS: Final = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
 
@@ -160,6 +166,8 @@ def _airflow(home: Path, stack: StackInfo, mark: str, settings: Mapping[str, str
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        # A file that has changed is read within seconds; one that has not, rarely, since reading takes processor time.
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(ports[1]),
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(ports[2]),
@@ -190,7 +198,7 @@ def _start(airflow: LocalAirflow) -> subprocess.Popen[bytes]:
     """Start it in a session of its own, so that Ctrl-C in the terminal is ours to hand on."""
     with airflow.log.open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "airflow", "standalone"],
+            [sys.executable, "-c", _STANDALONE, "standalone"],
             cwd=airflow.home, env=dict(airflow.environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
