@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from sched_plugins.cli import clients
 from sched_plugins.cli.main import app
 from sched_plugins.client import EnvironmentClient, SchedulerClient, Status
+from sched_plugins.core import names
 
 BUCKET = "env-1-drop-job-files"
 
@@ -61,6 +62,19 @@ def cli_stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientStack]:
             os.environ.update(saved)
 
 
+@dataclass(frozen=True)
+class _Jobs:
+    """Jobs in every state, as the functions left them."""
+
+    items: tuple[dict[str, Any], ...]
+    requests: tuple[tuple[str, dict[str, Any]], ...]
+
+
+_seen: list[_Jobs] = []
+"""The jobs of the first stack of this process. Others get them as they are stored: to submit and to end them takes
+moto longer than most tests."""
+
+
 @contextmanager
 def populated(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientStack]:
     """The same with an environment ``env``, and jobs in every state."""
@@ -69,11 +83,20 @@ def populated(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientStack]:
         outputs = {"EnvironmentName": "env", "SchedulerName": NAME, "BucketName": BUCKET}
         found.stacks.add("env", outputs, {"TriggerSuffix": ".sh"})
         found.functions.functions["env-submit"] = found.functions.functions["sim-submit"]
-        names = ("good", "bad", "gone", "idle", "c1", "c2", "c3")
-        found.client.submit_many(
-            {"job_id": job_id, "commands": ["x"], "retry": 1, "group_id": job_id} for job_id in names
-        )
-        found.end("good", exit_code=0, output="hello\n", attempts=found.attempts("good", ""))
-        found.end("bad", Status.FAILED, exit_code=3, status_reason="exit code 3", attempt=2)
-        found.end("gone", Status.CANCELLED)
+        dynamodb, table = session().client("dynamodb"), names.job_table(NAME)
+        if not _seen:
+            _submit_and_end(found)
+            _seen.append(_Jobs(tuple(dynamodb.scan(TableName=table)["Items"]), tuple(found.functions.requests)))
+        else:
+            for item in _seen[0].items:
+                dynamodb.put_item(TableName=table, Item=item)
+            found.functions.requests += _seen[0].requests
         yield found
+
+
+def _submit_and_end(stack: ClientStack) -> None:
+    job_ids = ("good", "bad", "gone", "idle", "c1", "c2", "c3")
+    stack.client.submit_many({"job_id": job_id, "commands": ["x"], "retry": 1, "group_id": job_id} for job_id in job_ids)
+    stack.end("good", exit_code=0, output="hello\n", attempts=stack.attempts("good", ""))
+    stack.end("bad", Status.FAILED, exit_code=3, status_reason="exit code 3", attempt=2)
+    stack.end("gone", Status.CANCELLED)
