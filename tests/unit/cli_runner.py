@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from client_stack import NAME, REGION, ClientStack, client_stack, session
+from client_stack import NAME, REGION, ClientStack, client_stack, service, session
 from typer.testing import CliRunner
 
 from sched_plugins.cli import clients
@@ -79,11 +79,11 @@ moto longer than most tests."""
 def populated(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientStack]:
     """The same with an environment ``env``, and jobs in every state."""
     with cli_stack(monkeypatch) as found:
-        session().client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+        service("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
         outputs = {"EnvironmentName": "env", "SchedulerName": NAME, "BucketName": BUCKET}
         found.stacks.add("env", outputs, {"TriggerSuffix": ".sh"})
         found.functions.functions["env-submit"] = found.functions.functions["sim-submit"]
-        dynamodb, table = session().client("dynamodb"), names.job_table(NAME)
+        dynamodb, table = service("dynamodb"), names.job_table(NAME)
         if not _seen:
             _submit_and_end(found)
             _seen.append(_Jobs(tuple(dynamodb.scan(TableName=table)["Items"]), tuple(found.functions.requests)))
@@ -96,7 +96,9 @@ def populated(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientStack]:
 
 def _submit_and_end(stack: ClientStack) -> None:
     job_ids = ("good", "bad", "gone", "idle", "c1", "c2", "c3")
-    stack.client.submit_many({"job_id": job_id, "commands": ["x"], "retry": 1, "group_id": job_id} for job_id in job_ids)
+    stack.client.submit_many(
+        {"job_id": job_id, "commands": ["x"], "retry": 1, "group_id": job_id} for job_id in job_ids
+    )
     stack.end("good", exit_code=0, output="hello\n", attempts=stack.attempts("good", ""))
     stack.end("bad", Status.FAILED, exit_code=3, status_reason="exit code 3", attempt=2)
     stack.end("gone", Status.CANCELLED)
