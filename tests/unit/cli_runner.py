@@ -7,11 +7,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pytest
+import typer.testing
 from client_stack import NAME, REGION, ClientStack, client_stack, service, session
-from typer.testing import CliRunner
 
 from sched_plugins.cli import clients
 from sched_plugins.cli.main import app
@@ -19,6 +20,9 @@ from sched_plugins.client import EnvironmentClient, SchedulerClient, Status
 from sched_plugins.core import names
 
 BUCKET = "env-1-drop-job-files"
+
+# The words of all commands are the same for each line, and to read them takes typer longer than most lines take.
+typer.testing._get_command = cache(typer.testing._get_command)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Ran:
 
 def sched(*words: str, stdin: str = "") -> Ran:
     """Run a command line."""
-    result = CliRunner().invoke(app, list(words), input=stdin, prog_name="sched")
+    result = typer.testing.CliRunner().invoke(app, list(words), input=stdin, prog_name="sched")
     unexpected = None if isinstance(result.exception, SystemExit) else result.exception
     return Ran(result.exit_code, result.stdout, result.stderr, unexpected)
 
