@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
 
+from sched_plugins.core.wrapper import linux
 from sched_plugins.testing import Way
+
+# The same few scripts are packed for thousands of faults, and a script is always packed in the same way.
+linux.pack = cache(linux.pack)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

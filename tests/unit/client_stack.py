@@ -156,6 +156,18 @@ def session() -> boto3.Session:
     return boto3.Session(region_name=REGION, aws_access_key_id="test", aws_secret_access_key="test")
 
 
+@cache
+def service(name: str) -> Any:
+    """A boto3 client for what a test itself does, or looks at."""
+    return session().client(name)
+
+
+@cache
+def _clients() -> Clients:
+    """Those of the functions."""
+    return Clients(session())
+
+
 @contextmanager
 def client_stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientStack]:
     """A scheduler for the length of a test."""
@@ -167,12 +179,12 @@ def client_stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientStack]:
     }  # fmt: skip
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(world, "Clients", lambda: Clients(session()))
+    monkeypatch.setattr(world, "Clients", _clients)
     process.world.cache_clear()
     with mock_aws():
-        create_tables(session().client("dynamodb"), Settings.of(NAME))
+        create_tables(service("dynamodb"), Settings.of(NAME))
         for queue in QUEUES:
-            session().client("sqs").create_queue(QueueName=queue)
+            service("sqs").create_queue(QueueName=queue)
         stacks = Stacks()
         session().events.register("before-call.cloudformation.DescribeStacks", stacks.answer)
         try:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import typer
 from cli_runner import BUCKET, populated, sched
-from client_stack import ClientStack, session
+from client_stack import ClientStack, service
 
 from sched_plugins import __version__
 from sched_plugins.cli import jobs, output
@@ -320,7 +320,7 @@ def test_an_endpoint_that_is_none_and_a_missing_region_are_told(
 
 def test_queues_tell_of_those_in_which_jobs_wait_for_nobody(stack: ClientStack) -> None:
     assert "has no workers" not in sched("queues", "-e", "env").err
-    sqs = session().client("sqs")
+    sqs = service("sqs")
     sqs.send_message(QueueUrl=sqs.get_queue_url(QueueName="sim-job-queue")["QueueUrl"], MessageBody="x")
     assert sched("queues", "-s", "sim").err.count("queue 'sim-job-queue' has no workers") == 1
     assert [one["name"] for one in sched("queues", "-e", "env", "--json").document] == ["env-job-queue"]
@@ -344,7 +344,7 @@ def test_upload_and_wait(stack: ClientStack, tmp_path: Path) -> None:
 
 def test_results_are_listed_as_they_are_stored(stack: ClientStack, tmp_path: Path) -> None:
     for key in ("r/a.txt", "r/../b", "r/_sched/SUCCEEDED.json"):
-        session().client("s3").put_object(Bucket=BUCKET, Key=key, Body=b"x")
+        service("s3").put_object(Bucket=BUCKET, Key=key, Body=b"x")
     stack.client.submit({"job_id": "new", "commands": ["x"], "results_uri": f"s3://{BUCKET}/r/"})
     ran = sched("results", "-s", "sim", "new", "--to", str(tmp_path / "got"))
     assert ran.out == f"{tmp_path}/got/a.txt\n"

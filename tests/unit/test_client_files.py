@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from client_stack import NAME, REGION, ClientStack, client_stack, session
+from client_stack import NAME, REGION, ClientStack, client_stack, service, session
 
 from sched_plugins.client import Connection, EnvironmentClient, Outcome, Progress, Run, Status
 from sched_plugins.client.results import safe_path
@@ -31,7 +31,7 @@ BUCKET = "env-1-drop-job-files"
 @pytest.fixture
 def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientStack]:
     with client_stack(monkeypatch) as found:
-        session().client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+        service("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
         outputs = {"EnvironmentName": "env", "SchedulerName": NAME, "BucketName": BUCKET}
         found.stacks.add("env", outputs, {"TriggerSuffix": ".sh"})
         yield found
@@ -45,7 +45,7 @@ def environment(stack: ClientStack) -> EnvironmentClient:
 
 def stored() -> list[str]:
     """Keys in the bucket, oldest first as far as the order of uploads matters."""
-    return [found["Key"] for found in session().client("s3").list_objects_v2(Bucket=BUCKET).get("Contents", [])]
+    return [found["Key"] for found in service("s3").list_objects_v2(Bucket=BUCKET).get("Contents", [])]
 
 
 def job_folder(root: Path, *names: str) -> Path:
@@ -215,7 +215,7 @@ def test_a_single_file_is_stored_with_its_metadata(environment: EnvironmentClien
     file = tmp_path / "x"
     file.write_text("text")
     environment.store(f"s3://{BUCKET}/a?b#c/é", file, metadata={"sched-environment": "env"})
-    found = session().client("s3").get_object(Bucket=BUCKET, Key="a?b#c/é")
+    found = service("s3").get_object(Bucket=BUCKET, Key="a?b#c/é")
     assert (found["Body"].read(), found["Metadata"]) == (b"text", {"sched-environment": "env"})
     with pytest.raises(InvalidInput, match="is not the address of an object"):
         environment.store("s3://bucket", file)
@@ -253,7 +253,7 @@ def test_an_uploader_need_not_be_a_reader(environment: EnvironmentClient, tmp_pa
 
 def finish(stack: ClientStack, *keys: str, results_uri: str = f"s3://{BUCKET}/case/") -> None:
     for key in keys:
-        session().client("s3").put_object(Bucket=BUCKET, Key=key, Body=key.encode())
+        service("s3").put_object(Bucket=BUCKET, Key=key, Body=key.encode())
     stack.client.submit({"job_id": "a", "commands": ["x"], "results_uri": results_uri})
     stack.end("a")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from client_stack import REGION, ClientStack, client_stack, session
+from client_stack import REGION, ClientStack, client_stack, service
 
 from sched_plugins.client import LogChunk, Status
 from sched_plugins.core import limits
@@ -36,7 +36,7 @@ class Logged(ClientStack):
     ssm: Ssm
 
     def store(self, key: str, text: str) -> str:
-        session().client("s3").put_object(Bucket="out", Key=key, Body=text.encode())
+        service("s3").put_object(Bucket="out", Key=key, Body=text.encode())
         return f"s3://out/{key}"
 
     def run(self, command_id: str, attempt: int = 1) -> None:
@@ -52,7 +52,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Logged]:
     with client_stack(monkeypatch) as found:
         found.__class__ = Logged
         assert isinstance(found, Logged)
-        session().client("s3").create_bucket(Bucket="out", CreateBucketConfiguration={"LocationConstraint": REGION})
+        service("s3").create_bucket(Bucket="out", CreateBucketConfiguration={"LocationConstraint": REGION})
         found.ssm = found.client.connection._clients["ssm"] = Ssm()
         found.client.submit({"job_id": "a", "commands": ["x"], "retry": 3})
         yield found

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from client_stack import NAME, ClientStack, client_stack, session
+from client_stack import NAME, ClientStack, client_stack, service, session
 
 from sched_plugins.client import Run, Status, plain, records
 from sched_plugins.core import write
@@ -43,8 +43,8 @@ class Calls(Counter[str]):
 
     def __init__(self, stack: ClientStack) -> None:
         super().__init__()
-        for service in ("dynamodb", "ec2", "sqs", "cloudformation", "s3", "ssm"):
-            stack.client.connection.client(service).meta.events.register("before-call", self._count)
+        for name in ("dynamodb", "ec2", "sqs", "cloudformation", "s3", "ssm"):
+            stack.client.connection.client(name).meta.events.register("before-call", self._count)
 
     def _count(self, model: Any, **_: Any) -> None:
         self[model.name] += 1
@@ -223,7 +223,7 @@ def hold(stack: ClientStack, worker_id: str, queue: str, **fields: Any) -> None:
 
 
 def test_workers_are_slots_and_instances_together(stack: ClientStack) -> None:
-    ec2 = session().client("ec2")
+    ec2 = service("ec2")
     image = "ami-12c6146b"
     tags: Any = [{"ResourceType": "instance", "Tags": [{"Key": NAME, "Value": f"{NAME}-job-queue"}]}]
     started = ec2.run_instances(ImageId=image, MinCount=2, MaxCount=2, TagSpecifications=tags)["Instances"]
@@ -239,7 +239,7 @@ def test_workers_are_slots_and_instances_together(stack: ClientStack) -> None:
 
 
 def test_queues_are_the_schedulers_its_environments_and_what_workers_name(stack: ClientStack) -> None:
-    sqs = session().client("sqs")
+    sqs = service("sqs")
     for name in (f"{NAME}-job-queue", f"{NAME}-job-queue-finished", f"{NAME}-job-queue-failed", "env-job-queue"):
         sqs.create_queue(QueueName=name)
     url = sqs.get_queue_url(QueueName=f"{NAME}-job-queue-failed")["QueueUrl"]

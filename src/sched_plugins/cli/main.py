@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -57,4 +58,6 @@ app.add_typer(laptop.app, name="local")
 
 def run() -> None:
     """The entry point."""
+    # What a command loads stays to its end; to look through it for garbage would be a tenth of all its work.
+    gc.set_threshold(200_000)
     app(prog_name="sched")

@@ -237,7 +237,8 @@ class JobSpec(BaseModel):
         stage = fields.get("stage")
         known: dict[str, Any] = {
             "ssm_document": "",
-            # Given here, because pydantic inspects a default's factory anew at each construction.
+            # Given here, because pydantic inspects and copies a field's default anew at each construction.
+            **_PLAIN_DEFAULTS,
             "environment": {},
             "parameters": {},
             "tags": {},
@@ -256,6 +257,13 @@ class JobSpec(BaseModel):
         plain = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         plain.setdefault("job_success_string", self.job_success_string)
         return plain
+
+
+_PLAIN_DEFAULTS = {
+    name: info.default
+    for name, info in JobSpec.model_fields.items()
+    if not info.is_required() and info.default_factory is None
+}
 
 
 def parse_spec(fields: Mapping[str, Any]) -> JobSpec:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from sched_plugins.core import limits, names
@@ -13,6 +14,7 @@ from sched_plugins.core.job import JobSpec
 from sched_plugins.core.state import LIVE, TERMINAL, Status
 
 
+@lru_cache(maxsize=1024)  # each write of a record or a slot writes all its moments, though one or two are new
 def to_text(moment: datetime) -> str:
     """ISO 8601 in UTC with milliseconds, of fixed width, so that text sorts as time does."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -174,15 +174,18 @@ def item_size(item: Item) -> int:
 
 
 def _value_size(value: Any) -> int:
+    # The common types first, and of classes before abstract ones, which are slow to ask: every write comes here.
     match value:
         case str():
             return len(value.encode(errors="replace"))
         case None | bool():
             return 1
-        case Mapping():
-            return 3 + sum(1 + len(str(name).encode()) + _value_size(inner) for name, inner in value.items())
+        case int() | float():
+            return 21
         case list() | tuple():
             return 3 + sum(1 + _value_size(inner) for inner in value)
+        case Mapping():
+            return 3 + sum(1 + len(str(name).encode()) + _value_size(inner) for name, inner in value.items())
         case _:
             return 21
 
