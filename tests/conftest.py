@@ -6,6 +6,8 @@ import functools
 import gc
 import os
 import signal
+from itertools import zip_longest
+from pathlib import Path
 
 import botocore.session
 import pytest
@@ -27,6 +29,20 @@ os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
 # they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+TESTS = Path(__file__).parent
+WAITING = {"acceptance", "airflow", "prefect", "stack"}
+"""Folders whose tests wait for processes; the others compute."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that wait take turns with files that compute: three that wait at once leave a core idle."""
+    files = dict.fromkeys(item.path for item in items)
+    waiting = [file for file in files if file.relative_to(TESTS).parts[0] in WAITING]
+    computing = [file for file in files if file not in waiting]
+    turns = [file for pair in zip_longest(waiting, computing) for file in pair if file]
+    place = {file: number for number, file in enumerate(turns)}
+    items.sort(key=lambda item: place[item.path])
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
