@@ -12,7 +12,7 @@ from sched_plugins.airflow.executors.courier import Courier
 from sched_plugins.airflow.executors.settings import ExecutorSettings
 from sched_plugins.client import Ended, Job, JobSpec, Outcome, Run, Standing, Status, Submitted
 from sched_plugins.client.submission import Cancellation
-from sched_plugins.errors import JobNotFound, SchedulerError
+from sched_plugins.errors import JobNotFound, QueueNotFound, SchedulerError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -31,6 +31,8 @@ class FakeScheduler:
         """What a call raises, by its name."""
         self.refused: dict[str, SchedulerError] = {}
         """What a job, or the storing of a parameter, is answered with, by id or name."""
+        self.missing_queues: set[str] = set()
+        """A job for one of these has all jobs of its call refused."""
         self.lost_replies = 0
         self.now = 1000.0
         self.connection = SimpleNamespace(region="eu-west-1")
@@ -48,6 +50,9 @@ class FakeScheduler:
 
     def submit_many(self, jobs: Iterable[Mapping[str, Any]], *, run_ids: list[str]) -> list[Submitted]:
         self._call("submit")
+        jobs = list(jobs)
+        if missing := self.missing_queues & {fields.get("queue") for fields in jobs}:
+            raise QueueNotFound(f"there are no queues {sorted(missing)}")
         answers = []
         for fields, run_id in zip(jobs, run_ids, strict=True):
             job_id = fields["job_id"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from datetime import UTC, datetime, timedelta
 
@@ -107,6 +108,17 @@ def test_a_refused_submission_fails_the_task(courier: Courier, scheduler: FakeSc
     assert news.outcome is not None
     assert str(error) in news.outcome.reason
     assert list(scheduler.workloads) == [name("b")]
+
+
+def test_a_queue_that_is_not_there_fails_its_task_and_no_other(courier: Courier, scheduler: FakeScheduler) -> None:
+    scheduler.missing_queues = {"typo"}
+    wrong = task("wrong")
+    courier.hand_over([task("a"), dataclasses.replace(wrong, fields={**wrong.fields, "queue": "typo"}), task("b")])
+    [news] = rounds(courier, scheduler)
+    assert news.outcome is not None
+    assert (news.job_id, news.outcome.succeeded) == ("wrong", False)
+    assert "typo" in news.outcome.reason
+    assert set(scheduler.jobs) == {"a", "b"}
 
 
 def test_what_cannot_be_stored_is_not_submitted(courier: Courier, scheduler: FakeScheduler) -> None:

@@ -243,13 +243,23 @@ class Courier:
         stored = self._store_workloads(due)
         if not stored:
             return
-        answers = self._jobs.submit_many([task.fields for task in stored], run_ids=[task.job_id for task in stored])
-        for task, answer in zip(stored, answers, strict=True):
-            if answer.error is not None:
-                self._not_submitted(task, answer.error)
+        for task, error in self._submitted(stored):
+            if error is not None:
+                self._not_submitted(task, error)
             else:
                 del self._waiting[task.job_id]
                 self._follow(task)
+
+    def _submitted(self, tasks: list[Task]) -> list[tuple[Task, SchedulerError | None]]:
+        """Each of the tasks, and why it could not be submitted."""
+        try:
+            answers = self._jobs.submit_many([task.fields for task in tasks], run_ids=[task.job_id for task in tasks])
+        except SchedulerError as error:
+            if len(tasks) == 1 or isinstance(error, _TRANSIENT):
+                return [(task, error) for task in tasks]
+            # Nothing was sent, because of one of them: a queue that is not there, say. The others do without it.
+            return [one for task in tasks for one in self._submitted([task])]
+        return [(task, answer.error) for task, answer in zip(tasks, answers, strict=True)]
 
     def _store_workloads(self, tasks: list[Task]) -> list[Task]:
         """Those of the tasks whose workloads could be stored."""

@@ -45,7 +45,7 @@ def take(name: str, region: str) -> bytes | None:
     """
     import boto3
     from botocore.config import Config
-    from botocore.exceptions import ClientError
+    from botocore.exceptions import BotoCoreError, ClientError
 
     # Parameter Store answers 40 reads a second of an account by default, and many workers may start at once.
     config = Config(region_name=region, retries={"mode": "standard", "total_max_attempts": _ATTEMPTS})
@@ -58,7 +58,7 @@ def take(name: str, region: str) -> bytes | None:
         raise
     try:
         ssm.delete_parameter(Name=name)
-    except ClientError as error:
+    except (BotoCoreError, ClientError) as error:
         print(f"The workload {name} could not be deleted: {error}", file=sys.stderr)  # noqa: T201
     return str(value).encode()
 

@@ -63,7 +63,7 @@ class Watcher:
         """A future for each of the runs, with what becomes of it."""
         loop = asyncio.get_running_loop()
         futures = {}
-        for run in runs:
+        for run in dict.fromkeys(runs):
             futures[run] = future = loop.create_future()
             self._waiting.setdefault(run, set()).add(future)
             self._added.append(run)
