@@ -267,7 +267,7 @@ def test_what_is_only_submitted_can_be_waited_for_by_the_ids_that_are_returned(s
 def test_what_is_no_job_id_is_refused_instead_of_waited_for(stack: ClientStack, wrong: Any) -> None:
     sensor = JobSensor(task_id="s", job_ids=wrong, deferrable=True)
     sensor.hook = SimpleNamespace(client=stack.client)  # type: ignore[assignment]
-    with pytest.raises(exceptions.InvalidRequestException, match="job_ids is "):
+    with pytest.raises(exceptions.InvalidRequestException, match=r"job_ids .* names no job"):
         sensor.execute({"ti": TaskInstance()})  # type: ignore[typeddict-item]
 
 

@@ -25,7 +25,7 @@ def job_ids_of(value: object) -> list[str]:
     """
     ids = [value] if isinstance(value, str) else value
     if not isinstance(ids, Sequence) or not ids or not all(isinstance(one, str) and one for one in ids):
-        raise InvalidRequestException(f"job_ids is {str(value)[:80]!r}; give a job's id, or a list of at least one")
+        raise InvalidRequestException(f"job_ids {repr(value)[:80]} names no job; give at least one job id")
     return list(ids)
 
 

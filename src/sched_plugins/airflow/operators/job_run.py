@@ -21,7 +21,7 @@ from sched_plugins.airflow.links.scheduler import JOB_LINKS, XCOM_KEY, addresses
 from sched_plugins.airflow.operators.submitting import END_SECONDS, SubmittingTask
 from sched_plugins.airflow.triggers.base import ERROR
 from sched_plugins.airflow.triggers.job import JobTrigger
-from sched_plugins.errors import SchedulerError
+from sched_plugins.errors import JobNotFound, SchedulerError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -125,12 +125,11 @@ class JobRunOperator(SubmittingTask):
         return OperatorLineage(inputs=datasets(self._read), outputs=datasets(self._written))
 
     def _decide(self, context: Context, job_id: str) -> Decision:
-        client, digest = self.hook.client, self.identity(context).digest
-        record = client.get_many([job_id]).get(job_id)
+        digest, record = self.identity(context).digest, self._record(job_id)
         decision = decide(job_id, digest, record)
         if record is not None and is_ending(decision, record):
             self._await_ends([record])
-            record = client.get_many([job_id]).get(job_id)
+            record = self._record(job_id)
             decision = decide(job_id, digest, record)
         if decision.step is Step.LOST and record is not None:
             raise ConflictException(
@@ -138,6 +137,12 @@ class JobRunOperator(SubmittingTask):
                 f"({record.status}); clear the task to run it anew"
             )
         return decision
+
+    def _record(self, job_id: str) -> Job | None:
+        try:
+            return self.hook.client.get(job_id)
+        except JobNotFound:
+            return None
 
     def _defer(self, job_id: str, run_id: str) -> None:
         trigger = JobTrigger(

@@ -171,8 +171,9 @@ class SubmittingTask(SchedulerTask):
         """Wait until these runs, which are being cancelled, have ended."""
         from sched_plugins.client import Run
 
-        if jobs:
-            self.log.info("Waiting for the end of %s, being cancelled", _these([job.job_id for job in jobs]))
+        if not jobs:
+            return
+        self.log.info("Waiting for the end of %s, being cancelled", _these([job.job_id for job in jobs]))
         for _ in self.hook.client.watch([Run(job.job_id, job.run_id) for job in jobs], timeout=END_SECONDS):
             pass
 
