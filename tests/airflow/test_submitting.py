@@ -290,3 +290,13 @@ def test_a_message_that_cannot_be_deleted_fails_its_task_with_an_exception_of_ai
     event = {"status": "message", "message": {}, "receipt_handle": "x"}
     with pytest.raises(exceptions.NotFoundException, match="no queue 'none'"):
         sensor.execute_complete({"ti": TaskInstance()}, event)  # type: ignore[typeddict-item]
+
+
+def test_links_lead_to_the_record_and_the_results_while_the_job_waits(stack: ClientStack) -> None:
+    ti = TaskInstance()
+    with pytest.raises(TaskDeferred):
+        one(stack, results_uri="s3://bucket/case 1/").execute({"ti": ti})  # type: ignore[typeddict-item]
+    links = ti.xcoms["sched_links"]
+    assert links.keys() == {"item", "results"}
+    assert "pk=airflow%2Fd%2Fr%2Ft&" in links["item"]
+    assert links["results"].endswith("/s3/buckets/bucket?region=eu-west-1&prefix=case%201/")

@@ -70,6 +70,10 @@ class JobRunOperator(SubmittingTask):
         """Tell what the task returns when its job has succeeded."""
         raise NotImplementedError
 
+    def planned_results(self, job_id: str) -> str:
+        """Tell where the results of the job will be; empty if it names no folder."""
+        raise NotImplementedError
+
     def execute(self, context: Context) -> Any:
         """Submit the job unless it was submitted before, and wait for it."""
         with translated():
@@ -269,6 +273,6 @@ class JobRunOperator(SubmittingTask):
                 self.log.debug("No link to the worker's execution: %s", error)
         found = addresses(
             scheduler=self.hook.client.scheduler, region=connection.region, job=job, job_id=job_id, account=account,
-            endpoint_url=local, results_uri=self._results_uri(job) if job else "",
+            endpoint_url=local, results_uri=self._results_uri(job) if job else self.planned_results(job_id),
         )  # fmt: skip
         context["ti"].xcom_push(key=XCOM_KEY, value=found)

@@ -103,6 +103,10 @@ class SubmitJobOperator(JobRunOperator):
         self._tell_if_unserved(context, queue)
         return submitted
 
+    def planned_results(self, job_id: str) -> str:
+        """Get the folder that the job's fields name."""
+        return str(self.spec().get("results_uri") or "")
+
     def result(self, context: Context, job: Job) -> str:
         """Return the job's id."""
         return job.job_id
