@@ -71,18 +71,19 @@ WAY: dict[str, Any] = {"scheduler": NAME, "aws_conn_id": None, "region_name": RE
 
 
 def test_many_tasks_that_are_killed_at_once_share_a_client_and_its_requests(
-    stack: ClientStack, made: list[tuple[str, bool]]
+    stack: ClientStack, made: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job_ids = [f"j{number}" for number in range(117)]
+    monkeypatch.setattr("sched_plugins.client.submission.BATCH", 10)
+    job_ids = [f"j{number}" for number in range(13)]
     many = [f"m/{number:06d}" for number in range(3)]
     submit(stack, *job_ids, *many, "other")
     triggers: list[SharedWatchTrigger] = [JobTrigger(job_id=job_id, run_id="r", **WAY) for job_id in job_ids]
     kept = JobTrigger(job_id="other", run_id="r", cancel_on_kill=False, **WAY)
     told = killed(*triggers, JobsTrigger(base="m", numbers={"r": "0-2"}, **WAY), kept)
     assert set(told) == {None}
-    assert Counter(statuses(stack).values()) == {"CANCELLED": 120, "QUEUED": 1}
+    assert Counter(statuses(stack).values()) == {"CANCELLED": 16, "QUEUED": 1}
     assert sorted(made) == [("dynamodb", False), ("lambda", False)], "once, and not in the event loop"
-    assert sorted(cancelled(stack)) == [20, 100]
+    assert sorted(cancelled(stack)) == [6, 10]
 
 
 def test_only_the_own_runs_are_cancelled(stack: ClientStack, made: list[tuple[str, bool]]) -> None:
