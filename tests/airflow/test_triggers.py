@@ -225,7 +225,7 @@ def test_those_who_name_the_same_finished_queue_share_it_whatever_they_name_it_b
     monkeypatch.setenv("AIRFLOW__SCHED__DEFAULT_SCHEDULER", "sim")
     unnamed = FinishedJobTrigger(aws_conn_id=None)
     assert unnamed.shared_stream_key() == FinishedJobTrigger(aws_conn_id=None, scheduler="sim").shared_stream_key()
-    assert FinishedJobTrigger().shared_stream_key() == others[-2].shared_stream_key(), "a connection may name another"
+    assert FinishedJobTrigger().shared_stream_key() == keys[-2], "a connection may name another"
 
 
 def test_signing_in_that_fails_for_a_while_fails_nobody(jobs: AsyncTable, monkeypatch: pytest.MonkeyPatch) -> None:
