@@ -47,6 +47,9 @@ class Pages(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def log_message(self, *told):
+        pass
+
 try:
     HTTPServer(("127.0.0.1", int(os.environ["AIRFLOW__API__PORT"])), Pages).serve_forever()
 except KeyboardInterrupt:
