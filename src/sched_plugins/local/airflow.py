@@ -168,7 +168,7 @@ def _airflow(home: Path, dags: Path, stack: StackInfo, mark: str, settings: Mapp
     url = f"http://127.0.0.1:{ports[0]}"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))}
     own = _own(home, dags, stack, mark, url, ports)
-    return LocalAirflow(url, home, dags, inherited | _defaults(home, dags) | dict(settings) | own, stack)
+    return LocalAirflow(url, home, dags, inherited | _defaults(home, dags, settings) | dict(settings) | own, stack)
 
 
 def _own(home: Path, dags: Path, stack: StackInfo, mark: str, url: str, ports: Sequence[int]) -> dict[str, str]:
@@ -193,9 +193,8 @@ def _own(home: Path, dags: Path, stack: StackInfo, mark: str, url: str, ports: S
     }
 
 
-def _defaults(home: Path, dags: Path) -> dict[str, str]:
+def _defaults(home: Path, dags: Path, settings: Mapping[str, str]) -> dict[str, str]:
     """What suits one machine; settings go ahead of it."""
-    on_workers = {"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__DAGS_FOLDER": str(dags)}
     return {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "AIRFLOW__API__WORKERS": "1",
@@ -206,11 +205,11 @@ def _defaults(home: Path, dags: Path) -> dict[str, str]:
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
         "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": "True",
-        # For those who name the SchedulerExecutor; its workers are processes of this machine, and find all here.
+        # For those who name the SchedulerExecutor. Its workers are processes of this machine.
         "AIRFLOW__SCHED_EXECUTOR__ENVIRONMENT": ENVIRONMENT,
         "AIRFLOW__SCHED_EXECUTOR__PYTHON": sys.executable,
         "AIRFLOW__SCHED_EXECUTOR__SCHEDULER": SCHEDULER,
-        "AIRFLOW__SCHED_EXECUTOR__WORKER_ENVIRONMENT": json.dumps(on_workers),
+        "AIRFLOW__SCHED_EXECUTOR__WORKER_ENVIRONMENT": json.dumps(_on_workers(home, dags, settings)),
         # How late a worker may see that its task has deferred; until then nothing may resume it.
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
@@ -219,6 +218,17 @@ def _defaults(home: Path, dags: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "SCARF_ANALYTICS": "false",
     }
+
+
+def _on_workers(home: Path, dags: Path, settings: Mapping[str, str]) -> dict[str, str]:
+    """What tasks that run as jobs find here: DAGs, and the folder of the logs.
+
+    And which executors there are, since a DAG that names another one cannot be read.
+    """
+    executor = "AIRFLOW__CORE__EXECUTOR"
+    chosen = {executor: settings[executor]} if executor in settings else {}
+    shared = {"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__DAGS_FOLDER": str(dags)}
+    return {**shared, "AIRFLOW__CORE__LOAD_EXAMPLES": "False", **chosen}
 
 
 def _ports(remembered: Path, number: int) -> list[int]:
