@@ -9,8 +9,8 @@ What is whose, and how long it lasts:
 * The home, ``airflow/`` in the state folder, outlasts a restart: the database with all DAG runs, the task logs,
   ``airflow.cfg`` with its keys, the address. Who wants a fresh Airflow deletes it while none runs.
 * The stack, its jobs and its buckets begin anew with each start, unless the stack ran before and so goes on after:
-  then a task that was waiting finds its job again. Otherwise it is told that its job is gone; a retry submits it anew.
-  So all is deployed before Airflow starts, which at once goes on with the runs that it knows.
+  then a deferred task finds its job again. Otherwise it is told that its job is gone, and a retry submits it anew.
+  All is deployed before Airflow starts, which goes on at once with the runs that it knows.
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ def _wait(airflow: LocalAirflow, process: subprocess.Popen[bytes]) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes], mark: str, say: Callable[[str], None]) -> None:
-    say("stopping; this takes a dozen seconds")
+    say(f"stopping; this takes a dozen seconds, and {STOP_SECONDS:g} where a task runs for longer")
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         try:
