@@ -16,6 +16,7 @@
     │   └── JobConflict          a live job of that id has another spec
     ├── NotPermitted             AWS refused the caller
     ├── Busy                     try again: an earlier run is still being published
+    ├── SubmissionStopped        its caller stopped the submission
     ├── WaitTimeout              the wait ended before the job did
     ├── JobFailed                a job ended other than SUCCEEDED
     ├── DeployError              a stack could not be created, updated or deleted
@@ -85,6 +86,10 @@ class NotPermitted(SchedulerError):
 
 class Busy(SchedulerError):
     """The end of an earlier run is still being published; try again in a moment."""
+
+
+class SubmissionStopped(SchedulerError):
+    """Its caller stopped the submission before AWS was known to have taken the job."""
 
 
 class WaitTimeout(SchedulerError):

@@ -264,3 +264,27 @@ def test_its_thread_goes_on_after_a_round_that_failed(courier: Courier, schedule
 
 def test_left_over_are_those_whose_jobs_are_not_live() -> None:
     assert left_over([name("a"), name("b")], {"a"}) == [name("b")]
+
+
+def test_a_short_lived_token_is_renewed_before_it_ends(scheduler: FakeScheduler) -> None:
+    courier = scheduler.courier(read_settings(conf(token_lifetime="120")))
+    courier.hand_over([task("a")])
+    told = rounds(courier, scheduler)
+    for number in range(1, 10):
+        told += rounds(courier, scheduler, seconds=60)
+        assert scheduler.workloads == {name("a"): f"a token {number}"}
+    assert told == [News("a", WAITING)], "Airflow hears of it only when half of its own patience is over"
+
+
+def test_a_renewal_that_fails_is_tried_again_soon(scheduler: FakeScheduler) -> None:
+    courier = scheduler.courier(read_settings(conf()))
+    courier.hand_over([task("a")])
+    rounds(courier, scheduler)
+    scheduler.refused[name("a")] = Throttled("slow")
+    rounds(courier, scheduler, seconds=300)
+    scheduler.calls.clear()
+    rounds(courier, scheduler, seconds=1, number=60)
+    assert 3 <= scheduler.calls["put"] <= 8, "with pauses that grow"
+    del scheduler.refused[name("a")]
+    rounds(courier, scheduler, seconds=30)
+    assert scheduler.workloads[name("a")] != "a token 0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ReadTimeoutError
 from executor_stack import SOURCE
 from moto import mock_aws
 
@@ -110,8 +111,28 @@ def test_a_workload_can_be_taken_once(ssm: Any) -> None:
     assert run_workload.take("/w", REGION) is None
 
 
+def test_botocores_log_does_not_show_a_workload(
+    ssm: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("botocore.endpoint"), "filters", [])
+    caplog.set_level(logging.DEBUG, "")
+    ssm.put_parameter(Name="/planted", Value="what is planted", Type="String")
+    assert "what is planted" in caplog.text, "so botocore's log is by itself"
+    caplog.clear()
+    new_store().put_many({"/w": "the workload"})
+    assert "PutParameter" in caplog.text
+    assert "the workload" not in caplog.text
+
+
+NOT_DELETED = (
+    ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "DeleteParameter"),
+    ReadTimeoutError(endpoint_url="https://ssm"),
+)
+
+
+@pytest.mark.parametrize("error", NOT_DELETED)
 def test_one_that_cannot_be_deleted_is_run(
-    ssm: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ssm: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
     new_store().put_many({"/w": "the workload"})
     real = boto3.client
@@ -120,7 +141,7 @@ def test_one_that_cannot_be_deleted_is_run(
         made = real(*args, **options)
 
         def refuse(**_: Any) -> None:
-            raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "DeleteParameter")
+            raise error
 
         made.delete_parameter = refuse
         return made

@@ -15,7 +15,7 @@ from sched_plugins.airflow.triggers import troubles, watcher
 from sched_plugins.airflow.triggers.base import SchedulerTrigger
 from sched_plugins.airflow.triggers.job import JobsTrigger, JobTrigger, SharedWatchTrigger
 from sched_plugins.core.state import Status
-from sched_plugins.errors import NotPermitted, SchedulerError, Throttled
+from sched_plugins.errors import NotPermitted, SchedulerError, Throttled, Unknown
 
 NOW = datetime.now(UTC)
 
@@ -190,3 +190,32 @@ def test_every_setting_is_kept_and_decides_who_shares(trigger: JobTrigger) -> No
     for name, value in (("aws_conn_id", "d"), ("region_name", "x"), ("verify", False), ("scheduler", "y"),
                         ("botocore_config", None)):  # fmt: skip
         assert JobTrigger(**{**kwargs, name: value}).shared_stream_key() != trigger.shared_stream_key()
+
+
+def test_signing_in_that_fails_for_a_while_fails_nobody(jobs: AsyncTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, refusals = SharedWatchTrigger._open_reader, [Throttled("STS is slow"), Unknown("STS does not answer")]
+
+    @asynccontextmanager
+    async def unsure(self: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        async with opened(self) as reader:
+            yield reader
+
+    monkeypatch.setattr(SharedWatchTrigger, "_open_reader", unsure)
+    jobs.table.submit("j0", "r")
+    jobs.table.end("j0", 1.0)
+    told = asyncio.run(asyncio.wait_for(fired(SharedStreamManager(), 0, waiting(0)), 20))
+    assert (told["job_status"], refusals) == ("SUCCEEDED", [])
+
+
+def test_a_run_that_is_waited_for_twice_leaves_nothing_behind(jobs: AsyncTable) -> None:
+    async def scene() -> Any:
+        trigger = JobsTrigger(job_ids=["a", "a"], scheduler="sim")
+        seen = trigger._watcher()
+        told = await asyncio.wait_for(fired(SharedStreamManager(), 0, trigger), 20)
+        return told, seen._waiting
+
+    jobs.table.submit("a", "r")
+    jobs.table.end("a", 1.0)
+    assert asyncio.run(scene()) == ({"status": "ended", "ended": 1, "succeeded": 1}, {})

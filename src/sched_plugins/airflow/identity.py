@@ -141,6 +141,13 @@ def decide(job_id: str, run_digest: str, record: JobRecord | None) -> Decision:
     return Decision(Step.SUBMIT, f"{run_digest}-{max(numbers) + 1}")
 
 
+def is_ending(decision: Decision, record: JobRecord | None) -> bool:
+    """Whether the run that was found live is being cancelled: it will not serve, so it is not worth waiting for."""
+    if decision.step is not Step.ATTACH or record is None or not record.cancel_requested:
+        return False
+    return record.next_run is None or record.next_run.run_id != decision.run_id
+
+
 def _numbers(run_digest: str, record: JobRecord | None) -> list[int]:
     if record is None:
         return []

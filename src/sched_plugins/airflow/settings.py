@@ -18,6 +18,17 @@ def default_deferrable() -> bool:
     return bool(conf.getboolean("operators", "default_deferrable", fallback=False))
 
 
+def job_ids_of(value: object) -> list[str]:
+    """Take a value for job ids: one, or several.
+
+    :raises InvalidRequestException: It names none, or is something else: what another task returned, say.
+    """
+    ids = [value] if isinstance(value, str) else value
+    if not isinstance(ids, Sequence) or not ids or not all(isinstance(one, str) and one for one in ids):
+        raise InvalidRequestException(f"job_ids {repr(value)[:80]} names no job; give at least one job id")
+    return list(ids)
+
+
 def fields_of(value: object, name: str) -> Mapping[str, Any]:
     """Take a value for fields of a job.
 

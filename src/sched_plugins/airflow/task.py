@@ -72,15 +72,3 @@ class SchedulerTask(BaseOperator):
             generation=max(0, (getattr(ti, "max_tries", 0) or 0) - (self.retries or 0)),
             prefix=conf.get(CONFIG_SECTION, "job_id_prefix", fallback=DEFAULT_PREFIX) or DEFAULT_PREFIX,
         )
-
-    def end_earlier(self, job_ids: Sequence[str]) -> None:
-        """
-        Cancel those of these jobs, the task's before it was cleared, that are live.
-
-        Airflow lets a trigger do so, but only one that runs: not in the seconds until a triggerer has taken it, nor
-        while no triggerer runs.
-        """
-        client = self.hook.client
-        live = [job.job_id for job in client.get_many(job_ids).values() if not job.is_terminal]
-        for answer in client.cancel_many(live):
-            self.log.info("Cancelling job %s of before the clear: %s", answer.job_id, answer.error or answer.outcome)

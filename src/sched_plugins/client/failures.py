@@ -30,7 +30,7 @@ _THROTTLED: Final = frozenset(
     {
         "ThrottlingException", "Throttling", "ThrottledException", "TooManyRequestsException", "SlowDown",
         "RequestLimitExceeded", "ProvisionedThroughputExceededException", "RequestThrottled", "BandwidthLimitExceeded",
-        "LimitExceededException", "EC2ThrottledException",
+        "LimitExceededException", "EC2ThrottledException", "TooManyUpdates",
     }
 )  # fmt: skip
 _DENIED: Final = frozenset(

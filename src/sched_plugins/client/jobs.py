@@ -106,6 +106,14 @@ class JobClient:
         refuse_conflicts(entries, known or {}, self._own_queue)
         return self._requests.submit(entries)
 
+    def stop_submitting(self) -> None:
+        """End the submissions of this client that are under way, and refuse further ones.
+
+        Requests that AWS has are answered; jobs that were not sent have the error ``SubmissionStopped``. May be called
+        in a signal's handler.
+        """
+        self._requests.stop()
+
     def cancel(self, job_id: str) -> Cancellation:
         """Cancel a job: one that is queued ends at once, a running one when its command has ended.
 

@@ -14,7 +14,7 @@ from sched_plugins.client.retry import Clock, Pace
 from sched_plugins.core import limits
 from sched_plugins.core.record import AttemptEntry, JobRecord
 from sched_plugins.core.wrapper.trailer import TRAILER
-from sched_plugins.errors import JobNotFound, NotFound, NotPermitted, WaitTimeout
+from sched_plugins.errors import JobNotFound, NotFound, NotPermitted, ServiceError, WaitTimeout
 
 Stream = Literal["stdout", "stderr"]
 _CHUNK: Final = limits.MIB
@@ -104,8 +104,8 @@ class Logs:
             if job.is_live:
                 try:
                     text = self._so_far(job, stream)
-                except NotPermitted:
-                    text = shown  # Who may not ask Systems Manager reads it when the attempt has ended.
+                except (NotPermitted, ServiceError):
+                    text = shown  # It is shown when the attempt has ended, and the rest of it at the next look.
                 common = _shared(shown, text)
                 if common < len(text):
                     yield LogChunk(job.attempt, text[common:])

@@ -17,7 +17,16 @@ from sched_plugins.core import limits
 from sched_plugins.core.job import LINUX_DOCUMENT, JobSpec, parse_spec
 from sched_plugins.core.record import JobRecord
 from sched_plugins.core.submission import Outcome, Submission, decide
-from sched_plugins.errors import Busy, InvalidInput, InvalidJob, JobConflict, SchedulerError, Throttled, Unknown
+from sched_plugins.errors import (
+    Busy,
+    InvalidInput,
+    InvalidJob,
+    JobConflict,
+    SchedulerError,
+    SubmissionStopped,
+    Throttled,
+    Unknown,
+)
 
 BATCH: Final = 100
 """Jobs in one request: what one BatchGetItem of the submit function reads."""
@@ -166,6 +175,11 @@ class Requests:
         self._cancel_function = cancel_function
         self._missing = missing
         self._clock = clock
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Send no submission any more; one that is under way is answered. Takes no lock: for a signal's handler."""
+        self._stopped = True
 
     def submit(self, entries: Sequence[Mapping[str, Any]]) -> list[Submitted]:
         """Submit; the results in the order of the entries. Repeats carry the same run ids, so change nothing."""
@@ -185,6 +199,8 @@ class Requests:
 
     def _submit_batch(self, entries: Sequence[Mapping[str, Any]]) -> list[Submitted]:
         def send(sent: Sequence[Mapping[str, Any]]) -> list[Submitted]:
+            if self._stopped:
+                raise SubmissionStopped(f"the submission of {len(sent)} jobs was stopped before AWS took them")
             answers = self._invoke(self._submit_function, {"jobs": sent}, len(sent), "submit jobs")
             return [_submitted(entry, answer) for entry, answer in zip(sent, answers, strict=True)]
 

@@ -6,8 +6,8 @@ only hands tasks over and takes news; one thread of its own makes the calls, in 
 1. cancel what was revoked: one call for 100 jobs;
 2. store the workloads of new tasks: one call each, a few at once; then submit their jobs: one call for 100;
 3. look which jobs have ended: 4 queries however many there are, or one read while they are at most ten;
-4. of tasks that have waited for half of Airflow's patience: read which still wait (one call for 100), and renew the
-   tokens that are half used up;
+4. of tasks that have waited for half of Airflow's patience, or for half of the life of their token: read which still
+   wait (one call for 100), tell Airflow of them, and renew those tokens;
 5. delete what ended jobs may have left in Parameter Store: one call for ten.
 
 A call that fails is made again in a later round; each may be repeated without effect. Nothing here knows Airflow.
@@ -218,6 +218,7 @@ class Courier:
                 self._follow(task)
 
     def _follow(self, task: Task) -> None:
+        task.tries = 0
         self._live[task.job_id] = task
         self._watch.add([task.run])
 
@@ -275,19 +276,23 @@ class Courier:
             elif task.job_id in self._waiting:
                 self._not_submitted(task, error)
             else:
+                self._put_off(task)
                 log.warning("The token of job %s is not renewed yet: %s", task.job_id, error)
         return stored
 
     def _not_submitted(self, task: Task, error: SchedulerError) -> None:
         if isinstance(error, _TRANSIENT):
             # Without end: Airflow itself revokes a task that waits for too long.
-            task.tries += 1
-            task.not_before = self._now() + min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** (task.tries - 1))
+            self._put_off(task)
             log.warning("Job %s is not submitted yet: %s", task.job_id, error)
             return
         del self._waiting[task.job_id]
         self._left[task.parameter] = None
         self._news.append(News(task.job_id, Outcome(False, f"Job {task.job_id!r} could not be submitted: {error}")))
+
+    def _put_off(self, task: Task) -> None:
+        task.tries += 1
+        task.not_before = self._now() + min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(task.tries - 1, 10))
 
     def _look(self) -> None:
         now = self._now()
@@ -303,11 +308,7 @@ class Courier:
     def _keep_waiting(self) -> None:
         """Tell of the tasks that still wait, and renew their tokens, before Airflow takes them for stuck."""
         now = self._now()
-        due = [
-            task
-            for task in self._live.values()
-            if task.workload is not None and now >= task.kept_at + self._settings.queued_timeout / 2
-        ]
+        due = [task for task in self._live.values() if task.workload is not None and self._is_due(task, now)]
         if not due:
             return
         records = self._jobs.get_many([task.job_id for task in due])
@@ -317,11 +318,21 @@ class Courier:
             if job is None or not _waits(job):
                 task.workload = None
                 continue
-            task.kept_at = now
-            self._news.append(News(task.job_id, None))
-            if now >= task.stored_at + self._settings.token_lifetime / 2:
+            if self._is_silent(task, now):
+                task.kept_at = now
+                self._news.append(News(task.job_id, None))
+            if self._is_old(task, now):
                 renewed.append(task)
         self._store_workloads(renewed)
+
+    def _is_due(self, task: Task, now: float) -> bool:
+        return self._is_silent(task, now) or (self._is_old(task, now) and now >= task.not_before)
+
+    def _is_silent(self, task: Task, now: float) -> bool:
+        return now >= task.kept_at + self._settings.queued_timeout / 2
+
+    def _is_old(self, task: Task, now: float) -> bool:
+        return now >= task.stored_at + self._settings.token_lifetime / 2
 
     def _sweep(self) -> None:
         """Once an hour, find workloads that somebody left who was killed."""

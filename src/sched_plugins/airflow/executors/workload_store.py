@@ -5,6 +5,7 @@ A workload carries a token with which its holder may run that task, so it is kep
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -32,6 +33,7 @@ class WorkloadStore:
     """
 
     def __init__(self, connection: Connection, kms_key_id: str, concurrency: int) -> None:
+        logging.getLogger("botocore.endpoint").addFilter(_without_workloads)
         self._connection = connection
         self._key = {"KeyId": kms_key_id} if kms_key_id else {}
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="sched-workloads")
@@ -81,6 +83,12 @@ class WorkloadStore:
     def close(self) -> None:
         """Write no more."""
         self._pool.shutdown(cancel_futures=True)
+
+
+def _without_workloads(record: logging.LogRecord) -> bool:
+    """Filter of botocore's log, which at level DEBUG shows the parameters of each call: not those of PutParameter."""
+    operation = record.args[0] if isinstance(record.args, tuple) and record.args else None
+    return getattr(operation, "name", "") != "PutParameter"
 
 
 def _told(put: Callable[[str, str], None]) -> Callable[[str, str], SchedulerError | None]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
@@ -134,17 +136,22 @@ class SchedulerHook(AwsBaseHook):
         """
         Make a session with the connection's credentials: boto3's, or aiobotocore's. May ask STS for a role.
 
-        :raises sched_plugins.errors.SchedulerError: The connection's profile, or its role, cannot be used.
+        :raises sched_plugins.errors.SchedulerError: The connection's profile, or its role, cannot be used; or STS
+            cannot be asked just now.
         """
         with self._signing_in():
-            return super().get_session(region_name=region_name, deferrable=deferrable)
+            session = super().get_session(region_name=region_name, deferrable=deferrable)
+        if deferrable:
+            _refresh_in_a_thread(session)
+        return session
 
     @contextmanager
     def _signing_in(self) -> Iterator[None]:
         """Turn what botocore says of the connection's credentials into the package's errors."""
         from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 
-        from sched_plugins.errors import InvalidSettings, NotPermitted
+        from sched_plugins.client.failures import explain
+        from sched_plugins.errors import InvalidSettings, NotPermitted, Throttled, Unknown
 
         try:
             yield
@@ -154,6 +161,10 @@ class SchedulerHook(AwsBaseHook):
                 "`aws configure list-profiles` shows where the task runs"
             ) from error
         except (ClientError, BotoCoreError) as error:
+            what, place = f"sign in with connection {self.aws_conn_id!r}", f"region {self.conn_config.region_name}"
+            told = explain(error, what, place, loopback=False, missing=None)
+            if isinstance(told, Throttled | Unknown):
+                raise told from error
             raise NotPermitted(
                 f"connection {self.aws_conn_id!r} cannot take role {self.conn_config.role_arn!r}: {error}. Check its "
                 "extra 'role_arn', and that the role's trust policy names the connection's credentials."
@@ -268,6 +279,18 @@ class HookSession:
             service_name,
             **{**settings, "endpoint_url": own or settings.get("endpoint_url"), "verify": self._hook.verify},
         )
+
+
+def _refresh_in_a_thread(session: Any) -> None:
+    """Let a role's credentials be renewed beside the event loop.
+
+    The amazon provider asks STS for them by a plain function, which aiobotocore calls in the loop: every trigger would
+    stand still until STS has answered. aiobotocore awaits what the function returns, if that can be awaited.
+    """
+    credentials: Any = getattr(session, "_credentials", None)
+    refresh = getattr(credentials, "_refresh_using", None)
+    if refresh is not None and not inspect.iscoroutinefunction(refresh):
+        credentials._refresh_using = partial(asyncio.to_thread, refresh)
 
 
 def hook_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sched_plugins.airflow.exceptions import InvalidRequestException, as_airflow, translated
+from sched_plugins.airflow.exceptions import as_airflow, translated
+from sched_plugins.airflow.settings import job_ids_of
 from sched_plugins.airflow.task import SchedulerTask
 from sched_plugins.errors import JobNotFound
 
@@ -41,9 +42,7 @@ class CancelJobOperator(SchedulerTask):
 
     def execute(self, context: Context) -> dict[str, str]:
         """Cancel the jobs; the first that cannot be fails the task, after all were tried."""
-        wanted = [self.job_ids] if isinstance(self.job_ids, str) else list(self.job_ids)
-        if not wanted or not all(wanted):
-            raise InvalidRequestException(f"job_ids {self.job_ids!r} names no job; give at least one job id")
+        wanted = job_ids_of(self.job_ids)
         with translated():
             answers = self.hook.client.cancel_many(wanted)
         outcomes: dict[str, str] = {}

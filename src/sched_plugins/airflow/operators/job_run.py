@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from itertools import chain
 from typing import TYPE_CHECKING, Any
-
-from airflow.sdk.exceptions import TaskDeferralTimeout
 
 from sched_plugins.airflow import output
 from sched_plugins.airflow.exceptions import (
@@ -17,12 +16,12 @@ from sched_plugins.airflow.exceptions import (
     named,
     translated,
 )
-from sched_plugins.airflow.identity import Decision, Step, decide
+from sched_plugins.airflow.identity import Decision, Step, decide, is_ending
 from sched_plugins.airflow.links.scheduler import JOB_LINKS, XCOM_KEY, addresses
-from sched_plugins.airflow.settings import default_deferrable
-from sched_plugins.airflow.task import SchedulerTask
+from sched_plugins.airflow.operators.submitting import END_SECONDS, SubmittingTask
 from sched_plugins.airflow.triggers.base import ERROR
 from sched_plugins.airflow.triggers.job import JobTrigger
+from sched_plugins.errors import JobNotFound, SchedulerError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from sched_plugins.client import Job, Submitted
 
 
-class JobRunOperator(SchedulerTask):
+class JobRunOperator(SubmittingTask):
     """
     Base of the operators that run one job.
 
@@ -43,35 +42,23 @@ class JobRunOperator(SchedulerTask):
     When it has ended, the job's stdout is in the task log, and three XComs tell of it: ``record``, ``metrics`` and
     ``results_uri``.
 
-    :param job_id: The job's id; by default it follows from the task.
-    :param wait_for_completion: Whether to wait for the job's end; without, the task succeeds once it is submitted.
-    :param deferrable: Whether to wait in the triggerer, without a worker; by default as ``[operators]
-        default_deferrable`` says.
-    :param cancel_on_kill: Cancel the job when the task is killed: cleared, marked, or timed out.
     :param max_log_characters: How much of the job's output the task log shows.
+
+    See :class:`~sched_plugins.airflow.operators.submitting.SubmittingTask` for the parameters about waiting and
+    killing.
     """
 
-    template_fields: Sequence[str] = (*SchedulerTask.template_fields, "job_id")
     operator_extra_links = tuple(link() for link in JOB_LINKS)
     ui_color = "#e6f2ef"
 
     def __init__(
         self,
         *,
-        job_id: str | None = None,
-        wait_for_completion: bool = True,
-        deferrable: bool | None = None,
-        cancel_on_kill: bool = True,
         max_log_characters: int = output.DEFAULT_MAXIMUM,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.job_id = job_id
-        self.wait_for_completion = wait_for_completion
-        self.deferrable = default_deferrable() if deferrable is None else deferrable
-        self.cancel_on_kill = cancel_on_kill
         self.max_log_characters = max_log_characters
-        self._live_job = ""
         self._read: Sequence[str] = ()
         self._written: Sequence[str] = ()
 
@@ -83,21 +70,27 @@ class JobRunOperator(SchedulerTask):
         """Tell what the task returns when its job has succeeded."""
         raise NotImplementedError
 
+    def planned_results(self, job_id: str) -> str:
+        """Tell where the results of the job will be; empty if it names no folder."""
+        raise NotImplementedError
+
     def execute(self, context: Context) -> Any:
         """Submit the job unless it was submitted before, and wait for it."""
         with translated():
-            job_id, decision = self._decide(context)
+            [job_id] = self.own_jobs(context)
+            decision = self._decide(context, job_id)
             run_id = decision.run_id
             if decision.step is Step.TAKE:
                 self.log.info("Job %s has succeeded already (run %s)", job_id, run_id)
             elif decision.step is Step.ATTACH:
                 self.log.info("Job %s is live: waiting for run %s", job_id, run_id)
             else:
-                self._end_earlier(context, job_id)
-                submitted = self.submit(context, job_id, run_id)
+                self._end_earlier(self.identity(context), [job_id])
+                with self._submitting([job_id]):
+                    submitted = self.submit(context, job_id, run_id)
                 run_id = submitted.run_id
                 self.log.info("Job %s: %s (run %s)", job_id, submitted.outcome, run_id)
-            self._live_job = job_id
+            self._own_jobs = [job_id]
             self._tell_links(context, job_id, None)
             if not self.wait_for_completion:
                 return job_id
@@ -116,22 +109,13 @@ class JobRunOperator(SchedulerTask):
             run_id = str(told.get("run_id", ""))
             return self._finish(context, self._ended(str(told["job_id"]), run_id))
 
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume after deferral; when the time for that is over, cancel the job, as on a worker."""
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except TaskDeferralTimeout:
-            self._live_job, _ = self._decide(context)
-            self.on_kill()
-            raise
+    def own_jobs(self, context: Context) -> list[str]:
+        """List the one job."""
+        return self.ids_of(self.job_id or self.identity(context).job_id, 1)
 
-    def on_kill(self) -> None:
-        """Cancel the job: the task was killed on its worker."""
-        if not self._live_job or not self.cancel_on_kill or not self.wait_for_completion:
-            return
-        with translated():
-            outcome = self.hook.client.cancel(self._live_job).outcome
-        self.log.info("Cancelling job %s: %s", self._live_job, outcome)
+    def ids_of(self, base: str, number: int) -> list[str]:
+        """List the one job."""
+        return [base]
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         """Tell OpenLineage which S3 folders the job read and wrote."""
@@ -144,35 +128,25 @@ class JobRunOperator(SchedulerTask):
 
         return OperatorLineage(inputs=datasets(self._read), outputs=datasets(self._written))
 
-    def _decide(self, context: Context) -> tuple[str, Decision]:
-        from sched_plugins.errors import JobNotFound
-
-        identity = self.identity(context)
-        job_id = self.job_id or identity.job_id
-        try:
-            record = self.hook.client.get(job_id)
-        except JobNotFound:
-            record = None
-        decision = decide(job_id, identity.digest, record)
+    def _decide(self, context: Context, job_id: str) -> Decision:
+        digest, record = self.identity(context).digest, self._record(job_id)
+        decision = decide(job_id, digest, record)
+        if record is not None and is_ending(decision, record):
+            self._await_ends([record])
+            record = self._record(job_id)
+            decision = decide(job_id, digest, record)
         if decision.step is Step.LOST and record is not None:
             raise ConflictException(
                 f"run {decision.run_id!r} of job {job_id!r} is over, and its record now tells of run {record.run_id!r} "
                 f"({record.status}); clear the task to run it anew"
             )
-        return job_id, decision
+        return decision
 
-    def _end_earlier(self, context: Context, job_id: str) -> None:
-        """Cancel what the task ran before it was cleared; if that was this very job, wait until it is over."""
-        earlier = self.identity(context).earlier
-        if not earlier or not self.cancel_on_kill or not self.wait_for_completion:
-            return
-        if not self.job_id:
-            self.end_earlier([one.job_id for one in earlier])
-            return
-        job = self.hook.client.get_many([job_id]).get(job_id)
-        if job is not None and any(job.run_id.startswith(one.run_prefix) for one in earlier):
-            self.end_earlier([job_id])
-            self._ended(job_id, job.run_id)
+    def _record(self, job_id: str) -> Job | None:
+        try:
+            return self.hook.client.get(job_id)
+        except JobNotFound:
+            return None
 
     def _defer(self, job_id: str, run_id: str) -> None:
         trigger = JobTrigger(
@@ -186,27 +160,35 @@ class JobRunOperator(SchedulerTask):
         from sched_plugins.client import Run
 
         writer = output.LineWriter(self._say, self.max_log_characters)
-        client = self.hook.client
-        for chunk in client.logs(job_id, follow=True, run_id=run_id, on_change=self._tell_change):
-            writer.add(chunk)
-            if writer.is_full:
-                break
+        client, read = self.hook.client, True
+        try:
+            for chunk in client.logs(job_id, follow=True, run_id=run_id, on_change=self._tell_change):
+                writer.add(chunk)
+                if writer.is_full:
+                    break
+        except SchedulerError as error:
+            self._tell_unreadable(job_id, error)
+            read = False
         writer.close()
         job = client.wait(Run(job_id, run_id))
-        self._tell_cut(job, whole=not writer.is_full)
+        if read:
+            self._tell_cut(job, whole=not writer.is_full)
+        else:
+            self._tell_output(job)
         return job
 
     def _ended(self, job_id: str, run_id: str) -> Job:
         """The record of a run that has ended: waits no longer than a look."""
         from sched_plugins.client import Run
 
-        return self.hook.client.wait(Run(job_id, run_id), timeout=60)
+        return self.hook.client.wait(Run(job_id, run_id), timeout=END_SECONDS)
 
     def _finish(self, context: Context, job: Job, *, told: bool = False) -> Any:
         """Show the output, hand on what came out, and fail if the job did."""
         if not told:
             self._tell_output(job)
-        self._live_job = ""
+        self._tell_stderr(job)
+        self._own_jobs = []
         stage = job.spec.stage
         self._read = stage.inputs if stage else ()
         self._written = (self._results_uri(job), *(stage.outputs_too if stage else ()))
@@ -250,13 +232,29 @@ class JobRunOperator(SchedulerTask):
         self.log.info("Job %s is %s%s, attempt %s", job.job_id, job.status, where, job.attempt)
 
     def _tell_output(self, job: Job) -> None:
+        self._tell_change(job)
+        chunks = self.hook.client.logs(job.job_id)
+        try:
+            self._tell_cut(job, whole=output.write_lines(chunks, self._say, self.max_log_characters))
+        except SchedulerError as error:
+            self._tell_unreadable(job.job_id, error)
+
+    def _tell_stderr(self, job: Job) -> None:
         from sched_plugins.client import Status
 
-        self._tell_change(job)
-        client = self.hook.client
-        self._tell_cut(job, whole=output.write_lines(client.logs(job.job_id), self._say, self.max_log_characters))
-        if job.status is Status.FAILED:
-            output.write_lines(client.logs(job.job_id, stream="stderr"), self._say, output.STDERR_MAXIMUM)
+        if job.status is not Status.FAILED:
+            return
+        chunks = self.hook.client.logs(job.job_id, stream="stderr")
+        try:
+            if (first := next(chunks, None)) is not None:
+                self._say("--- stderr ---")
+                output.write_lines(chain([first], chunks), self._say, output.STDERR_MAXIMUM)
+        except SchedulerError as error:
+            self._tell_unreadable(job.job_id, error)
+
+    def _tell_unreadable(self, job_id: str, error: SchedulerError) -> None:
+        # How the job ended, and not whether its output can be shown, decides about the task.
+        self.log.warning("The output of job %s cannot be shown here: %s", job_id, error)
 
     def _tell_cut(self, job: Job, *, whole: bool) -> None:
         if not whole:
@@ -275,6 +273,6 @@ class JobRunOperator(SchedulerTask):
                 self.log.debug("No link to the worker's execution: %s", error)
         found = addresses(
             scheduler=self.hook.client.scheduler, region=connection.region, job=job, job_id=job_id, account=account,
-            endpoint_url=local, results_uri=self._results_uri(job) if job else "",
+            endpoint_url=local, results_uri=self._results_uri(job) if job else self.planned_results(job_id),
         )  # fmt: skip
         context["ti"].xcom_push(key=XCOM_KEY, value=found)

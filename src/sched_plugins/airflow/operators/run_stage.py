@@ -91,7 +91,7 @@ class RunStageOperator(JobRunOperator):
         inputs = [uri if uri.endswith("/") else f"{uri}/" for uri in self._inputs(context)]
         environment.require_stored([*inputs, *([self.executable] if self.executable.startswith("s3://") else [])])
         executable = self._executable(environment)
-        folder = f"s3://{environment.bucket}/{fitted(job_id, _LONGEST_FOLDER)}/"
+        folder = self._folder(job_id)
         names = list(self.input_names)
         if files:
             for path in files:
@@ -102,7 +102,7 @@ class RunStageOperator(JobRunOperator):
                 names.append("input")
         return environment.start_stage(
             executable=executable,
-            outputs=[self.results_uri or f"{folder}results/"],
+            outputs=[self.planned_results(job_id)],
             job_id=job_id,
             inputs=inputs,
             input_names=names if len(inputs) > 1 else [],
@@ -111,6 +111,13 @@ class RunStageOperator(JobRunOperator):
             tags=self.tags,
             run_id=run_id,
         )
+
+    def planned_results(self, job_id: str) -> str:
+        """Get the folder that was given, or the job's own in the environment's bucket."""
+        return self.results_uri or f"{self._folder(job_id)}results/"
+
+    def _folder(self, job_id: str) -> str:
+        return f"s3://{self.hook.environment_client.bucket}/{fitted(job_id, _LONGEST_FOLDER)}/"
 
     def result(self, context: Context, job: Job) -> str:
         """Return the address of the results, and tell the outlets of it."""

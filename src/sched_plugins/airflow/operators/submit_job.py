@@ -98,7 +98,14 @@ class SubmitJobOperator(JobRunOperator):
 
     def submit(self, context: Context, job_id: str, run_id: str) -> Submitted:
         """Submit the job."""
-        return self.hook.client.submit({**self.spec(), "job_id": job_id}, run_id=run_id, queue=self.job_queue or "")
+        queue = self.job_queue or ""
+        submitted = self.hook.client.submit({**self.spec(), "job_id": job_id}, run_id=run_id, queue=queue)
+        self._tell_if_unserved(context, queue)
+        return submitted
+
+    def planned_results(self, job_id: str) -> str:
+        """Get the folder that the job's fields name."""
+        return str(self.spec().get("results_uri") or "")
 
     def result(self, context: Context, job: Job) -> str:
         """Return the job's id."""

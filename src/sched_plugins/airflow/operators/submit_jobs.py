@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import TaskDeferralTimeout
-
 from sched_plugins.airflow.exceptions import InvalidRequestException, JobFailedException, as_airflow, named, translated
-from sched_plugins.airflow.identity import Step, TaskIdentity, decide
+from sched_plugins.airflow.identity import Step, TaskIdentity, decide, is_ending
+from sched_plugins.airflow.operators.submitting import SubmittingTask
 from sched_plugins.airflow.ranges import compact
-from sched_plugins.airflow.settings import AS_OBJECT, default_deferrable, fields_of
-from sched_plugins.airflow.task import SchedulerTask
+from sched_plugins.airflow.settings import AS_OBJECT, fields_of
 from sched_plugins.airflow.triggers.base import ERROR
 from sched_plugins.airflow.triggers.job import JobsTrigger, numbered_job
 
@@ -37,7 +35,7 @@ class Failure:
     stdout_uri: str = ""
 
 
-class SubmitJobsOperator(SchedulerTask):
+class SubmitJobsOperator(SubmittingTask):
     """
     Run many jobs, in batches, and wait for all of them together: one wait, however many jobs.
 
@@ -45,23 +43,28 @@ class SubmitJobsOperator(SchedulerTask):
     waits for those that are live and submits only those again that failed or were cancelled; a clear runs all of them
     anew.
 
-    Returns ``{"jobs", "succeeded", "failed", "cancelled", …}``, the numbers of jobs; the XCom ``failures`` lists up to
-    1,000 of those that did not succeed.
+    Returns ``{"jobs", "succeeded", "failed", "cancelled", …}``, the numbers of jobs, which the XCom ``summary`` tells
+    also when the task fails; the XCom ``failures`` lists up to 1,000 of those that did not succeed. Without
+    ``wait_for_completion`` it returns the list of the jobs' ids.
 
     :param jobs: The jobs: for each the fields of its spec that differ (templated).
     :param common: Fields of every job's spec (templated).
-    :param job_id: What the ids of the jobs begin with; by default it follows from the task (templated).
     :param job_queue: The job queue, instead of the scheduler's own (templated).
-    :param allowed_failures: How many jobs may end otherwise than SUCCEEDED before the task fails.
+    :param allowed_failures: How many jobs may end otherwise than SUCCEEDED before the task fails
+        (templated).
     :param failures_shown: How many of them the task log and the error show.
-    :param wait_for_completion: Whether to wait for the ends.
-    :param deferrable: Whether to wait in the triggerer; by default as ``[operators] default_deferrable`` says.
-    :param cancel_on_kill: Cancel the jobs when the task is killed.
 
-    See :class:`~sched_plugins.airflow.task.SchedulerTask` for the parameters about the connection.
+    See :class:`~sched_plugins.airflow.operators.submitting.SubmittingTask` for the parameters about the jobs' ids,
+    waiting and killing, and :class:`~sched_plugins.airflow.task.SchedulerTask` for those about the connection.
     """
 
-    template_fields: Sequence[str] = (*SchedulerTask.template_fields, "jobs", "common", "job_id", "job_queue")
+    template_fields: Sequence[str] = (
+        *SubmittingTask.template_fields,
+        "jobs",
+        "common",
+        "job_queue",
+        "allowed_failures",
+    )
     template_fields_renderers = {"jobs": "json", "common": "json"}
     ui_color = "#e6f2ef"
 
@@ -70,38 +73,28 @@ class SubmitJobsOperator(SchedulerTask):
         *,
         jobs: Sequence[Mapping[str, Any]],
         common: Mapping[str, Any] | None = None,
-        job_id: str | None = None,
         job_queue: str | None = None,
-        allowed_failures: int = 0,
+        allowed_failures: int | str = 0,
         failures_shown: int = 20,
-        wait_for_completion: bool = True,
-        deferrable: bool | None = None,
-        cancel_on_kill: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.jobs = jobs
         self.common = common
-        self.job_id = job_id
         self.job_queue = job_queue
         self.allowed_failures = allowed_failures
         self.failures_shown = failures_shown
-        self.wait_for_completion = wait_for_completion
-        self.deferrable = default_deferrable() if deferrable is None else deferrable
-        self.cancel_on_kill = cancel_on_kill
-        self._live_jobs: list[str] = []
 
-    def execute(self, context: Context) -> dict[str, int]:
+    def execute(self, context: Context) -> dict[str, int] | list[str]:
         """Submit those that have not succeeded, and wait for all that are live."""
-        identity, ids = self.identity(context), self._ids(context)
+        identity, ids = self.identity(context), self.own_jobs(context)
+        self._allowed()
         with translated():
-            if not self.job_id and self.cancel_on_kill and self.wait_for_completion:
-                for one in identity.earlier:
-                    self.end_earlier([numbered_job(one.job_id, number) for number in range(len(ids))])
-            waiting = self._submit(identity, ids)
-            self._live_jobs = ids
+            self._end_earlier(identity, ids)
+            waiting = self._submit(context, identity, ids)
+            self._own_jobs = ids
             if not self.wait_for_completion:
-                return {"jobs": len(ids)}
+                return ids
             if waiting and self.deferrable:
                 numbers = {run_id: compact(found) for run_id, found in waiting.items()}
                 trigger = JobsTrigger(
@@ -120,38 +113,37 @@ class SubmitJobsOperator(SchedulerTask):
         with translated():
             return self._finish(context)
 
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume after deferral; when the time for that is over, cancel the jobs, as on a worker."""
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except TaskDeferralTimeout:
-            self._live_jobs = self._ids(context)
-            self.on_kill()
-            raise
-
-    def on_kill(self) -> None:
-        """Cancel the jobs: the task was killed on its worker."""
-        if not self._live_jobs or not self.cancel_on_kill or not self.wait_for_completion:
-            return
-        with translated():
-            answers = self.hook.client.cancel_many(self._live_jobs)
-        self.log.info("Cancelling %s jobs: %s", len(answers), dict(Counter(one.outcome for one in answers)))
-
-    def _base(self, identity: TaskIdentity) -> str:
-        return self.job_id or identity.job_id
-
-    def _ids(self, context: Context) -> list[str]:
+    def own_jobs(self, context: Context) -> list[str]:
+        """List the ids of the jobs."""
         if isinstance(self.jobs, str) or not isinstance(self.jobs, Sequence):
             raise InvalidRequestException(f"jobs is {str(self.jobs)[:80]!r}, not a list of jobs; {AS_OBJECT}")
         if not self.jobs:
             raise InvalidRequestException("jobs is empty; give at least one job")
-        base = self._base(self.identity(context))
-        return [numbered_job(base, number) for number in range(len(self.jobs))]
+        return self.ids_of(self._base(self.identity(context)), len(self.jobs))
 
-    def _submit(self, identity: TaskIdentity, ids: list[str]) -> dict[str, list[int]]:
+    def ids_of(self, base: str, number: int) -> list[str]:
+        """List the ids of numbered jobs."""
+        return [numbered_job(base, one) for one in range(number)]
+
+    def _base(self, identity: TaskIdentity) -> str:
+        return self.job_id or identity.job_id
+
+    def _allowed(self) -> int:
+        try:
+            return int(self.allowed_failures)
+        except ValueError:
+            raise InvalidRequestException(f"allowed_failures is {self.allowed_failures!r}, not a number") from None
+
+    def _known(self, identity: TaskIdentity, ids: list[str]) -> dict[str, Job]:
+        """The jobs' records; those that are being cancelled are waited for."""
+        known = self.hook.client.get_many(ids)
+        ending = [job for job_id, job in known.items() if is_ending(decide(job_id, identity.digest, job), job)]
+        self._await_ends(ending)
+        return known | (self.hook.client.get_many([job.job_id for job in ending]) if ending else {})
+
+    def _submit(self, context: Context, identity: TaskIdentity, ids: list[str]) -> dict[str, list[int]]:
         """Submit what has to be; the numbers of all jobs that are to be waited for, by their run ids."""
-        client = self.hook.client
-        known, common = client.get_many(ids), fields_of(self.common or {}, "common")
+        known, common = self._known(identity, ids), fields_of(self.common or {}, "common")
         waiting: dict[str, list[int]] = {}
         numbers, specs, run_ids = [], [], []
         for number, job_id in enumerate(ids):
@@ -164,7 +156,10 @@ class SubmitJobsOperator(SchedulerTask):
                 specs.append({**group, **common, **own, "job_id": job_id})
                 run_ids.append(decision.run_id)
                 numbers.append(number)
-        answers = client.submit_many(specs, run_ids=run_ids, queue=self.job_queue or "", known=known)
+        queue = self.job_queue or ""
+        with self._submitting(ids):
+            answers = self.hook.client.submit_many(specs, run_ids=run_ids, queue=queue, known=known)
+            self._tell_if_unserved(context, queue)
         refused = [answer for answer in answers if answer.error is not None]
         if len(refused) == len(ids):  # otherwise some are live, or have succeeded: the failures are counted at the end
             error = refused[0].error
@@ -172,7 +167,7 @@ class SubmitJobsOperator(SchedulerTask):
             raise as_airflow(error) from error
         for answer in refused[: self.failures_shown]:
             self.log.error("Job %s was refused: %s", answer.job_id, answer.error)
-        if len(refused) > self.allowed_failures and not self.wait_for_completion:
+        if len(refused) > self._allowed() and not self.wait_for_completion:
             raise JobFailedException(
                 f"{len(refused)} of {len(ids)} jobs were refused ({self.allowed_failures} are allowed): job "
                 f"{refused[0].job_id!r}: {refused[0].error}. A retry submits only these again."
@@ -196,8 +191,8 @@ class SubmitJobsOperator(SchedulerTask):
                 self.log.info("%s of %s jobs have ended", done, len(runs))
 
     def _finish(self, context: Context) -> dict[str, int]:
-        identity, ids = self.identity(context), self._ids(context)
-        self._live_jobs = []
+        identity, ids = self.identity(context), self.own_jobs(context)
+        self._own_jobs = []
         records = self.hook.client.get_many(ids)
         failures = list(_failures(ids, records, identity.digest))
         counts = Counter(failure.status for failure in failures)
@@ -205,13 +200,13 @@ class SubmitJobsOperator(SchedulerTask):
         summary |= {status.lower().replace(" ", "_"): number for status, number in counts.items()}
         self.log.info("%s", ", ".join(f"{number} {name}" for name, number in summary.items()))
         shown = [f"{one.job_id}: {one.status}, {one.reason}" for one in failures[: self.failures_shown]]
-        for line in shown:
-            self.log.error("%s", line)
+        for line, failure in zip(shown, failures, strict=False):
+            self.log.error("%s%s", line, f". Its output: {failure.stdout_uri}" if failure.stdout_uri else "")
         if self.do_xcom_push:
             told = [{name: getattr(one, name) for name in Failure.__slots__} for one in failures[:FAILURES_KEPT]]
             context["ti"].xcom_push(key="failures", value=told)
             context["ti"].xcom_push(key="summary", value=summary)
-        if len(failures) > self.allowed_failures:
+        if len(failures) > self._allowed():
             more = f"; and {len(failures) - len(shown)} more" if len(failures) > len(shown) else ""
             raise JobFailedException(
                 f"{len(failures)} of {len(ids)} jobs did not succeed ({self.allowed_failures} are allowed): "

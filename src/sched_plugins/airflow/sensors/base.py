@@ -58,10 +58,10 @@ class SchedulerSensor(SchedulerTask, BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         """Wait, deferred or not."""
         if not self.deferrable:
-            return self.handed_on(context, super().execute(context))
+            return self._hand_on(context, super().execute(context))
         found = self.poke(context)
         if found.is_done:
-            return self.handed_on(context, found.xcom_value)
+            return self._hand_on(context, found.xcom_value)
         with translated():
             trigger = self.trigger()
         return self.defer(
@@ -73,7 +73,11 @@ class SchedulerSensor(SchedulerTask, BaseSensorOperator):
         told = event or {}
         if told.get("status") == ERROR:
             raise named(str(told.get("kind")), str(told.get("message")))
-        return self.handed_on(context, self.seen(context, told))
+        return self._hand_on(context, self.seen(context, told))
+
+    def _hand_on(self, context: Context, value: Any) -> Any:
+        with translated():
+            return self.handed_on(context, value)
 
     def seen(self, context: Context, event: Mapping[str, Any]) -> Any:
         """Get what the wait was for, after the trigger's event: by default by looking."""

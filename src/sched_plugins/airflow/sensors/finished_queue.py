@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import PokeReturnValue
 
 from sched_plugins.airflow.sensors.base import SchedulerSensor
+from sched_plugins.airflow.settings import job_ids_of
 from sched_plugins.airflow.triggers.finished_job import (
     HIDDEN_SECONDS,
     FinishedJobTrigger,
@@ -58,7 +59,7 @@ class FinishedQueueSensor(SchedulerSensor):
 
     @property
     def _wanted(self) -> list[str]:
-        return [self.job_ids] if isinstance(self.job_ids, str) else list(self.job_ids)
+        return job_ids_of(self.job_ids) if self.job_ids else []
 
     def look(self, context: Context) -> PokeReturnValue:
         """Receive up to fifty messages; what is not wanted goes back when all were seen."""

@@ -9,6 +9,7 @@ from airflow.sdk import PokeReturnValue
 
 from sched_plugins.airflow.exceptions import InvalidRequestException, JobFailedException, NotFoundException
 from sched_plugins.airflow.sensors.base import SchedulerSensor
+from sched_plugins.airflow.settings import job_ids_of
 from sched_plugins.airflow.triggers.job import JobsTrigger
 from sched_plugins.core.state import TERMINAL
 
@@ -22,12 +23,12 @@ class JobSensor(SchedulerSensor):
 
     :param job_ids: The jobs, or one of them (templated).
     :param must_exist: Fail if one does not exist; otherwise it is waited for until it does.
-    :param allowed_statuses: With which statuses a job may end.
+    :param allowed_statuses: With which statuses a job may end (templated).
 
     See :class:`~sched_plugins.airflow.sensors.base.SchedulerSensor` for the other parameters.
     """
 
-    template_fields: Sequence[str] = (*SchedulerSensor.template_fields, "job_ids")
+    template_fields: Sequence[str] = (*SchedulerSensor.template_fields, "job_ids", "allowed_statuses")
 
     def __init__(
         self,
@@ -45,10 +46,7 @@ class JobSensor(SchedulerSensor):
     @property
     def wanted(self) -> list[str]:
         """The jobs' ids."""
-        ids = [self.job_ids] if isinstance(self.job_ids, str) else list(self.job_ids)
-        if not ids or not all(ids):
-            raise InvalidRequestException(f"job_ids {self.job_ids!r} names no job; give at least one job id")
-        return ids
+        return job_ids_of(self.job_ids)
 
     def look(self, context: Context) -> PokeReturnValue:
         """Read the jobs' records. One BatchGetItem for 100 jobs."""

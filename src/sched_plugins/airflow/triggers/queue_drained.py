@@ -43,8 +43,11 @@ class QueueDrainedTrigger(SchedulerTrigger):
         while True:
             try:
                 drained = await asyncio.to_thread(hook.is_drained, one.job_queue or "")
-            except SchedulerError as error:
-                troubles.met(error)
+            except (SchedulerError, SchedulerException) as error:
+                cause = error if isinstance(error, SchedulerError) else error.__cause__
+                if not isinstance(cause, SchedulerError):
+                    raise
+                troubles.met(cause)
                 await asyncio.sleep(troubles.delay)
                 continue
             troubles.over()

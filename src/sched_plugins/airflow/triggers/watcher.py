@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -87,11 +87,12 @@ class Watcher:
             SchedulerError: AWS refused the looks for a minute, or the first one.
         """
         # One poll at a time: that of an earlier group of triggers may be about to end.
-        async with self._turn, open_reader() as reader:
+        async with self._turn, AsyncExitStack() as opened:
+            troubles = Troubles(self._clock)
+            reader = await self._open(open_reader, opened, troubles)
             watch = Watch(reader, self._clock, level_seconds=LEVEL_SECONDS, level_jobs=LEVEL_JOBS)
             watch.add(self._waiting)
             pace = Pace(SHORTEST, self._longest, self._clock)
-            troubles = Troubles(self._clock)
             while True:
                 await self._wait(troubles.delay or pace.delay(), idle=not self._waiting)
                 if self._renew(watch):
@@ -111,6 +112,14 @@ class Watcher:
                         if not future.done():
                             future.set_result(one)
         yield  # pragma: no cover - it makes this a generator, which is what a shared stream is
+
+    async def _open(self, open_reader: OpenReader, opened: AsyncExitStack, troubles: Troubles) -> AsyncReader:
+        while True:
+            try:
+                return await opened.enter_async_context(open_reader())
+            except SchedulerError as error:  # Signing in may fail for a while like any other call.
+                troubles.met(error)
+                await asyncio.sleep(troubles.delay)
 
     async def _wait(self, seconds: float, *, idle: bool) -> None:
         try:

@@ -1,0 +1,302 @@
+"""Operators whose task is killed, cleared or retried in a bad moment: the real handlers, with Airflow's part played."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferralTimeout, TaskDeferred
+from client_stack import NAME, QUEUES, ClientStack, client_stack
+
+from sched_plugins.airflow import exceptions
+from sched_plugins.airflow.identity import TaskIdentity
+from sched_plugins.airflow.operators import submitting
+from sched_plugins.airflow.operators.submit_job import SubmitJobOperator
+from sched_plugins.airflow.operators.submit_jobs import SubmitJobsOperator
+from sched_plugins.airflow.sensors.finished_queue import FinishedQueueSensor
+from sched_plugins.airflow.sensors.job import JobSensor
+from sched_plugins.client import Status
+from sched_plugins.errors import NotPermitted, SchedulerError, Throttled, Unknown
+
+SUBMIT = f"{NAME}-submit"
+
+
+@pytest.fixture
+def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientStack]:
+    with client_stack(monkeypatch) as found:
+        yield found
+
+
+class TaskInstance:
+    """What an operator asks of its task instance."""
+
+    dag_id, run_id, map_index = "d", "r", -1
+
+    def __init__(self, clears: int = 0) -> None:
+        self.task_id, self.max_tries = "t", clears
+        self.xcoms: dict[str, Any] = {}
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = value
+
+
+def one(stack: ClientStack, **given: Any) -> SubmitJobOperator:
+    operator = SubmitJobOperator(task_id="t", **{"commands": ["x"], "deferrable": True, **given})
+    operator.hook = SimpleNamespace(client=stack.client)  # type: ignore[assignment]
+    return operator
+
+
+def many(stack: ClientStack, number: int, **given: Any) -> SubmitJobsOperator:
+    operator = SubmitJobsOperator(task_id="t", jobs=[{"commands": ["x"]}] * number, **{"deferrable": True, **given})
+    operator.hook = SimpleNamespace(client=stack.client)  # type: ignore[assignment]
+    return operator
+
+
+def executed(operator: Any, clears: int = 0) -> Any:
+    return operator.execute({"ti": TaskInstance(clears)})
+
+
+def in_the_middle(stack: ClientStack, number: int, happens: Callable[[], None]) -> None:
+    """Let something happen while the number-th request to submit is under way."""
+    submit, requests = stack.functions.functions[SUBMIT], iter(range(1, 1_000_000))
+
+    def function(event: dict[str, Any]) -> Any:
+        if next(requests) == number:
+            happens()
+        return submit(event)
+
+    stack.functions.functions[SUBMIT] = function
+
+
+def statuses(stack: ClientStack) -> list[str]:
+    return [str(job.status) for job in stack.client.list(limit=2000)]
+
+
+def test_a_task_that_is_killed_while_it_submits_leaves_no_job(stack: ClientStack) -> None:
+    operator = one(stack)
+    in_the_middle(stack, 1, operator.on_kill)
+    with pytest.raises(exceptions.JobCancelledException, match="killed while it submitted"):
+        executed(operator)
+    assert statuses(stack) == ["CANCELLED"]
+
+
+def test_the_submission_of_many_jobs_ends_when_its_task_is_killed(
+    stack: ClientStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("CONCURRENCY", 1), ("BATCH", 10)):
+        monkeypatch.setattr(f"sched_plugins.client.submission.{name}", value)
+    operator = many(stack, 50)
+    in_the_middle(stack, 2, operator.on_kill)
+    with pytest.raises(exceptions.JobCancelledException):
+        executed(operator)
+    assert statuses(stack) == ["CANCELLED"] * 20
+    assert [name for name, _ in stack.functions.requests].count(SUBMIT) == 2
+
+
+def test_a_killed_task_does_not_wait_for_a_throttled_submission(stack: ClientStack) -> None:
+    operator = one(stack)
+    stack.functions.functions[SUBMIT] = lambda event: Throttled("later")  # never accepted
+    stack.clock.then = [operator.on_kill]
+    with pytest.raises(exceptions.JobCancelledException):
+        executed(operator)
+    assert stack.clock.seconds < 1
+
+
+def test_nothing_is_submitted_by_a_task_that_was_killed_before(stack: ClientStack) -> None:
+    operator = one(stack)
+    operator.on_kill()
+    with pytest.raises(exceptions.JobCancelledException):
+        executed(operator)
+    assert statuses(stack) == []
+
+
+@pytest.mark.parametrize("given", [{"cancel_on_kill": False}, {"wait_for_completion": False}])
+def test_who_does_not_own_the_jobs_goes_on_submitting(stack: ClientStack, given: dict[str, Any]) -> None:
+    operator = one(stack, **given)
+    in_the_middle(stack, 1, operator.on_kill)
+    if given.get("wait_for_completion", True):
+        with pytest.raises(TaskDeferred):
+            executed(operator)
+    else:
+        executed(operator)
+    assert statuses(stack) == ["QUEUED"]
+
+
+def test_a_request_that_a_timeout_broke_off_is_cancelled_when_it_arrives(
+    stack: ClientStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, submit, late = one(stack), stack.functions.functions[SUBMIT], []
+
+    def broken_off(event: dict[str, Any]) -> Any:
+        late.append(event)
+        raise AirflowTaskTimeout
+
+    stack.functions.functions[SUBMIT] = broken_off
+    with pytest.raises(AirflowTaskTimeout):
+        executed(operator)
+    monkeypatch.setattr(submitting.time, "sleep", lambda _: submit(late.pop()) if late else None)
+    operator.on_kill()  # as Airflow does after the timeout
+    assert statuses(stack) == ["CANCELLED"]
+
+
+def test_a_retry_waits_for_the_end_of_a_run_that_is_being_cancelled_and_runs_anew(stack: ClientStack) -> None:
+    operator = one(stack)
+    with pytest.raises(TaskDeferred) as deferred:
+        executed(operator)
+    job_id = deferred.value.trigger.job_id
+    stack.change(job_id, status=Status.RUNNING, cancel_requested="2026-01-01T00:00:00Z")
+    stack.clock.then = [lambda: None, lambda: stack.end(job_id, Status.CANCELLED)]
+    with pytest.raises(TaskDeferred) as again:
+        executed(one(stack))
+    assert again.value.trigger.run_id == deferred.value.trigger.run_id.replace("-1", "-2")
+    assert stack.client.get(job_id).status == "QUEUED"
+
+
+def test_a_retry_of_many_jobs_runs_those_anew_that_are_being_cancelled(stack: ClientStack) -> None:
+    with pytest.raises(TaskDeferred):
+        executed(many(stack, 3))
+    first, second = "airflow/d/r/t/000000", "airflow/d/r/t/000001"
+    stack.change(first, status=Status.RUNNING, cancel_requested="2026-01-01T00:00:00Z")
+    stack.change(second, status=Status.RUNNING)
+    stack.clock.then = [lambda: None, lambda: stack.end(first, Status.CANCELLED)]
+    with pytest.raises(TaskDeferred) as again:
+        executed(many(stack, 3))
+    digest = TaskIdentity("d", "r", "t").digest
+    assert again.value.trigger.numbers == {f"{digest}-1": "1-2", f"{digest}-2": "0"}
+
+
+def test_a_run_that_will_not_end_is_told_and_nothing_is_submitted(stack: ClientStack) -> None:
+    with pytest.raises(TaskDeferred) as deferred:
+        executed(one(stack))
+    job_id = deferred.value.trigger.job_id
+    stack.change(job_id, status=Status.RUNNING, cancel_requested="2026-01-01T00:00:00Z")
+    with pytest.raises(exceptions.WaitTimeoutException, match="had not ended"):
+        executed(one(stack))
+    assert stack.client.get(job_id).run_ids == (deferred.value.trigger.run_id,)
+
+
+def test_clearing_many_jobs_of_a_given_name_ends_the_old_runs_before_the_new_ones(stack: ClientStack) -> None:
+    with pytest.raises(TaskDeferred):
+        executed(many(stack, 2, job_id="mine"))
+    stack.change("mine/000001", status=Status.RUNNING)
+
+    def published() -> None:
+        stack.change("mine/000000", pending="")
+
+    stack.clock.then = [lambda: None, lambda: stack.end("mine/000001", Status.CANCELLED), published]
+    with pytest.raises(TaskDeferred) as again:
+        executed(many(stack, 2, job_id="mine"), clears=1)
+    new = TaskIdentity("d", "r", "t", generation=1)
+    assert again.value.trigger.numbers == {new.run(1): "0-1"}
+    assert {stack.client.get(f"mine/00000{number}").run_id for number in (0, 1)} == {new.run(1)}
+
+
+@pytest.mark.parametrize("error", [NotPermitted("no"), Throttled("slow"), Unknown("?")])
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_job_whose_output_cannot_be_read_decides_about_its_task_all_the_same(
+    stack: ClientStack, deferrable: bool, error: SchedulerError, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    operator = one(stack, deferrable=True)
+    with pytest.raises(TaskDeferred) as deferred:
+        executed(operator)
+    trigger = deferred.value.trigger
+    uris = stack.attempts(trigger.job_id, "s3://out/stdout")
+
+    def unreadable(self: Any, uri: str) -> Iterator[str]:
+        raise error
+        yield
+
+    monkeypatch.setattr("sched_plugins.client.logs.Logs._object", unreadable)
+    event = {"status": "ended", "job_id": trigger.job_id, "run_id": trigger.run_id}
+    if deferrable:
+        stack.end(trigger.job_id, attempts=uris)
+        assert operator.execute_complete({"ti": TaskInstance()}, event) == trigger.job_id  # type: ignore[typeddict-item]
+    else:
+        stack.clock.then = [lambda: stack.end(trigger.job_id, attempts=uris)]
+        assert executed(one(stack, deferrable=False)) == trigger.job_id
+    assert "cannot be shown here" in capsys.readouterr().out
+    stack.client.submit({"job_id": "f", "commands": ["x"]}, run_id="f")
+    stack.end("f", Status.FAILED, attempts=uris)
+    with pytest.raises(exceptions.JobFailedException):
+        operator.execute_complete({"ti": TaskInstance()}, {**event, "job_id": "f", "run_id": "f"})  # type: ignore[typeddict-item]
+
+
+def test_the_timeout_of_a_deferral_is_told_whatever_becomes_of_the_cancelling(
+    stack: ClientStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = one(stack, execution_timeout=timedelta(seconds=5))
+    with pytest.raises(TaskDeferred) as deferred:
+        executed(operator)
+    late = {"error": "Trigger timeout", "traceback": None}
+
+    def resumed() -> None:
+        with pytest.raises(TaskDeferralTimeout):
+            one(stack).resume_execution("__fail__", late, {"ti": TaskInstance()})  # type: ignore[typeddict-item]
+
+    cancel = stack.functions.functions[f"{NAME}-cancel"]
+    stack.functions.functions[f"{NAME}-cancel"] = lambda event: NotPermitted("no")
+    resumed()
+    assert statuses(stack) == ["QUEUED"]
+    stack.functions.functions[f"{NAME}-cancel"] = cancel
+    resumed()
+    assert stack.client.get(deferred.value.trigger.job_id).status == "CANCELLED"
+
+
+def test_a_queue_without_workers_is_told_of_once(stack: ClientStack, capsys: pytest.CaptureFixture[str]) -> None:
+    executed(one(stack, wait_for_completion=False))
+    executed(many(stack, 2, wait_for_completion=False, job_queue=QUEUES[1]))
+    told = capsys.readouterr().out
+    assert [told.count(f"queue '{name}' has no workers") for name in QUEUES[:2]] == [1, 1]
+    assert "sched attach" in told
+
+
+def test_what_is_only_submitted_can_be_waited_for_by_the_ids_that_are_returned(stack: ClientStack) -> None:
+    ids = executed(many(stack, 2, wait_for_completion=False))
+    sensor = JobSensor(task_id="s", job_ids=ids, deferrable=True)
+    sensor.hook = SimpleNamespace(client=stack.client)  # type: ignore[assignment]
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor.execute({"ti": TaskInstance()})  # type: ignore[typeddict-item]
+    assert deferred.value.trigger.job_ids == ids == ["airflow/d/r/t/000000", "airflow/d/r/t/000001"]
+
+
+@pytest.mark.parametrize("wrong", [{"jobs": 2}, [], "", [1], None, ["a", ""]])
+def test_what_is_no_job_id_is_refused_instead_of_waited_for(stack: ClientStack, wrong: Any) -> None:
+    sensor = JobSensor(task_id="s", job_ids=wrong, deferrable=True)
+    sensor.hook = SimpleNamespace(client=stack.client)  # type: ignore[assignment]
+    with pytest.raises(exceptions.InvalidRequestException, match=r"job_ids .* names no job"):
+        sensor.execute({"ti": TaskInstance()})  # type: ignore[typeddict-item]
+
+
+def test_the_allowed_failures_may_come_from_a_template(stack: ClientStack) -> None:
+    operator = many(stack, 2, allowed_failures="1")
+    with pytest.raises(TaskDeferred):
+        executed(operator)
+    for number, status in enumerate((Status.SUCCEEDED, Status.FAILED)):
+        stack.end(f"airflow/d/r/t/00000{number}", status)
+    event = {"status": "ended"}
+    assert operator.execute_complete({"ti": TaskInstance()}, event)["failed"] == 1  # type: ignore[typeddict-item, call-overload]
+    operator.allowed_failures = "some"
+    with pytest.raises(exceptions.InvalidRequestException, match="'some', not a number"):
+        executed(operator)
+
+
+def test_a_message_that_cannot_be_deleted_fails_its_task_with_an_exception_of_airflows(stack: ClientStack) -> None:
+    sensor = FinishedQueueSensor(task_id="s", finished_queue="none", deferrable=True)
+    sensor.hook = SimpleNamespace(client=stack.client)  # type: ignore[assignment]
+    event = {"status": "message", "message": {}, "receipt_handle": "x"}
+    with pytest.raises(exceptions.NotFoundException, match="no queue 'none'"):
+        sensor.execute_complete({"ti": TaskInstance()}, event)  # type: ignore[typeddict-item]
+
+
+def test_links_lead_to_the_record_and_the_results_while_the_job_waits(stack: ClientStack) -> None:
+    ti = TaskInstance()
+    with pytest.raises(TaskDeferred):
+        one(stack, results_uri="s3://bucket/case 1/").execute({"ti": ti})  # type: ignore[typeddict-item]
+    links = ti.xcoms["sched_links"]
+    assert links.keys() == {"item", "results"}
+    assert "pk=airflow%2Fd%2Fr%2Ft&" in links["item"]
+    assert links["results"].endswith("/s3/buckets/bucket?region=eu-west-1&prefix=case%201/")
