@@ -26,6 +26,11 @@ from sched_plugins.client import SchedulerClient
 FINISHED = f"{SCHEDULER}-job-queue-finished"
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__SCHED__SETTLE_SECONDS", "0")
+
+
 def run_jobs(stack: DeployedStack, *job_ids: str) -> None:
     """Run jobs to their ends."""
     client = SchedulerClient(SCHEDULER)
@@ -128,6 +133,40 @@ def test_those_who_wait_at_one_queue_take_nothing_from_each_other(
     assert (had[0], had[1]) == (["own-1"], ["own-2"])
     assert len(set(itertools.chain(*had.values()))) == 4, "one message serves one sensor"
     assert {event["job_id"] for event in events[9]} == {"own-1", "own-3"}, "and a watcher sees every one that it wants"
+
+
+def test_a_message_of_a_task_that_is_gone_before_it_is_resumed_goes_to_another(
+    stack: DeployedStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__SCHED__SETTLE_SECONDS", "600")
+    stack.messages(FINISHED)
+
+    async def scene() -> Any:
+        first, second = Triggerer(), Triggerer()
+        asked = FinishedJobTrigger(scheduler=SCHEDULER, job_ids=["settling"], claim=True)
+        claimed = asyncio.Event()
+        settle = asked.settle
+
+        async def told(began: float) -> None:
+            claimed.set()
+            await settle(began)
+
+        monkeypatch.setattr(asked, "settle", told)
+        first.start(1, asked)
+        await asyncio.to_thread(run_jobs, stack, "settling")
+        await asyncio.wait_for(claimed.wait(), 60)
+        await first.stop()
+        monkeypatch.setenv("AIRFLOW__SCHED__SETTLE_SECONDS", "0")
+        second.start(2, FinishedJobTrigger(scheduler=SCHEDULER, job_ids=["settling"], claim=True))
+        async with asyncio.timeout(60):
+            while not second.events:
+                await asyncio.sleep(0.05)
+        await second.stop()
+        return first.events, second.events
+
+    before, after = asyncio.run(scene())
+    assert before == {}
+    assert [event["message"]["job_id"] for event in after[2]] == ["settling"]
 
 
 def test_a_message_that_a_watcher_has_is_deleted_and_one_that_nobody_wants_comes_back(

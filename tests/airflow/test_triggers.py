@@ -60,6 +60,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> AsyncTable:
     for name, seconds in (("SHORTEST", 0.02), ("GATHER", 0.01)):
         monkeypatch.setattr(watcher, name, seconds)
     monkeypatch.setattr(troubles, "LONGEST_BACKOFF", 0.02)
+    monkeypatch.setenv("AIRFLOW__SCHED__SETTLE_SECONDS", "0")
     monkeypatch.setattr("sched_plugins.airflow.triggers.job.LONGEST", 0.05)
     return made
 
@@ -219,3 +220,26 @@ def test_a_run_that_is_waited_for_twice_leaves_nothing_behind(jobs: AsyncTable) 
     jobs.table.submit("a", "r")
     jobs.table.end("a", 1.0)
     assert asyncio.run(scene()) == ({"status": "ended", "ended": 1, "succeeded": 1}, {})
+
+
+def test_a_task_is_not_resumed_before_airflow_has_heard_of_its_deferral(
+    jobs: AsyncTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__SCHED__SETTLE_SECONDS", "0.5")
+    jobs.table.submit("j0", "r")
+    jobs.table.end("j0", 1.0)
+
+    async def scene() -> tuple[list[Any], list[float]]:
+        begun, told, times = asyncio.get_running_loop().time(), [], []
+        told.append(await fired(SharedStreamManager(), 0, waiting(0)))
+        times.append(asyncio.get_running_loop().time() - begun)
+        jobs.troubles = [NotPermitted("no")]
+        told.append(await fired(SharedStreamManager(), 0, waiting(0)))
+        times.append(asyncio.get_running_loop().time() - begun)
+        told += [event.payload async for event in waiting(0).run()]
+        return told, times
+
+    told, times = asyncio.run(asyncio.wait_for(scene(), 20))
+    assert [one["status"] for one in told] == ["ended", "error", "ended"]
+    assert times[0] >= 0.5
+    assert times[1] >= 1.0

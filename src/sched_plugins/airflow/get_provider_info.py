@@ -103,4 +103,11 @@ def _options() -> dict[str, Any]:
             "float",
             "3.0",
         ),
+        "settle_seconds": option(
+            "Seconds for which a task has to have been deferred before a trigger resumes it, since Airflow 3.3 fails "
+            "tasks that are resumed before its scheduler has heard of the deferral. -1: [workers] "
+            "min_heartbeat_interval and three more.",
+            "float",
+            "-1",
+        ),
     }

@@ -6,16 +6,19 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Hashable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
+from airflow.sdk.configuration import conf
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from sched_plugins.airflow.exceptions import SchedulerException, as_airflow
-from sched_plugins.airflow.hooks.scheduler import SchedulerHook, hook_settings
+from sched_plugins.airflow.hooks.scheduler import CONFIG_SECTION, SchedulerHook, hook_settings
 from sched_plugins.errors import SchedulerError
 
 ERROR = "error"
 ENDED = "ended"
+NOTICE_SECONDS: Final = 3.0
+"""How much later than the worker Airflow's scheduler hears that a task has deferred: a few of its loops."""
 
 
 class SchedulerTrigger(BaseEventTrigger):
@@ -47,6 +50,7 @@ class SchedulerTrigger(BaseEventTrigger):
         self.region_name = region_name
         self.verify = verify
         self.botocore_config = botocore_config
+        self._alone = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Get the class path and all keyword arguments."""
@@ -75,9 +79,26 @@ class SchedulerTrigger(BaseEventTrigger):
         async with made as client:
             yield hook, client
 
+    async def settle(self, began: float) -> None:
+        """
+        Wait until Airflow's scheduler has surely heard that the task has deferred.
+
+        A worker tells of it up to ``[workers] min_heartbeat_interval`` late. Airflow 3.3 takes a task that has been
+        resumed before for one that was killed, and fails it (apache/airflow#67287, #72716).
+
+        :param began: The event loop's time when the trigger began.
+        """
+        if self._alone:
+            return  # No worker has deferred it.
+        interval = conf.getfloat("workers", "min_heartbeat_interval", fallback=5.0)
+        seconds = conf.getfloat(CONFIG_SECTION, "settle_seconds", fallback=-1.0)
+        until = began + (interval + NOTICE_SECONDS if seconds < 0 else seconds)
+        await asyncio.sleep(max(0.0, until - asyncio.get_running_loop().time()))
+
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Fire once with a stream of its own, where nobody shares it (``dag.test()``)."""
         told: TriggerEvent | None = None
+        self._alone = True
         async with (
             aclosing(self.open_shared_stream(self.serialize()[1])) as stream,  # type: ignore[type-var]
             aclosing(self.filter_shared_stream(stream)) as events,  # type: ignore[type-var]

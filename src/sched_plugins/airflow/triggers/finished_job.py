@@ -128,6 +128,7 @@ class FinishedJobTrigger(SchedulerTrigger):
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
         """Fire for the messages that are wanted."""
+        began = asyncio.get_running_loop().time()
         try:
             async for message in shared_stream:
                 if not message.is_about(self.job_ids, self.group_id):
@@ -137,15 +138,22 @@ class FinishedJobTrigger(SchedulerTrigger):
                     yield TriggerEvent(message.body)
                 elif not message.claimed:
                     message.claimed = True
+                    try:
+                        await self.settle(began)
+                    except BaseException:
+                        message.claimed = False  # The task is not waiting any more.
+                        raise
                     yield TriggerEvent({"status": MESSAGE, **claimed(message)})
                     return
         except (SchedulerError, SchedulerException) as error:
             if not self.claim:
                 raise
+            await self.settle(began)
             yield failure(error)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Receive alone, where nobody shares the queue (``dag.test()``)."""
+        self._alone = True
         producer = FinishedQueueProducer(self)
 
         async def messages() -> AsyncIterator[FinishedMessage]:

@@ -74,12 +74,13 @@ class SharedWatchTrigger(SchedulerTrigger):
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
         """Wait until the watcher knows what became of this trigger's runs, or cannot look any more."""
-        watcher = self._watcher()
+        watcher, began = self._watcher(), asyncio.get_running_loop().time()
         futures = watcher.follow(self.runs())
         over: asyncio.Future[Any] = asyncio.gather(*futures.values())
         broken: asyncio.Future[Any] = asyncio.ensure_future(_first(shared_stream))
         try:
             await asyncio.wait([over, broken], return_when=asyncio.FIRST_COMPLETED)
+            await self.settle(began)
             if over.done():
                 yield TriggerEvent(self.payload(over.result()))
             else:

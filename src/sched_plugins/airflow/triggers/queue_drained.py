@@ -56,10 +56,13 @@ class QueueDrainedTrigger(SchedulerTrigger):
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
         """Fire when it is."""
+        began = asyncio.get_running_loop().time()
         try:
             async for drained in shared_stream:
                 if drained:
+                    await self.settle(began)
                     yield TriggerEvent({"status": ENDED})
                     return
         except (SchedulerError, SchedulerException) as error:
+            await self.settle(began)
             yield failure(error)
