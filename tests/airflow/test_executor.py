@@ -10,10 +10,10 @@ from typing import Any
 
 import jwt
 import pytest
-from executor_fakes import FakeScheduler
+from executor_fakes import FakeScheduler, record
 from executor_stack import EXECUTOR, JWT_SECRET
 
-from sched_plugins.client import Cancellation, LogChunk, Status
+from sched_plugins.client import Cancellation, Job, LogChunk, Status
 from sched_plugins.errors import InvalidJob, JobNotFound, NotPermitted, Unknown
 
 pytest.importorskip("airflow")
@@ -421,3 +421,25 @@ def test_its_commands_are_airflows(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(SchedulerExecutor, "check_health", fail)
     with pytest.raises(SystemExit, match="ask for the policy"):
         group.subcommands[0].func(options)
+
+
+def test_its_command_lists_the_tasks_whose_jobs_wait_or_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed: list[Job] = []
+    monkeypatch.setattr(SchedulerExecutor, "client", SimpleNamespace(list=lambda **_: listed))
+    [group] = SchedulerExecutor.get_cli_commands()
+    arguments = SchedulerExecutor._get_parser().parse_args(["sched-executor", "jobs"])
+
+    def told() -> tuple[str, str]:
+        group.subcommands[1].func(arguments)
+        return capsys.readouterr()
+
+    # What a script reads stays empty.
+    assert told() == ("", "No task's job waits or runs on scheduler 'sim'.\n")
+    tags = {"airflow_dag_id": "d", "airflow_run_id": "r", "airflow_task_id": "t", "airflow_try_number": "1"}
+    listed.append(record("of somebody else", "1", {}))
+    assert told() == ("", "No task's job waits or runs on scheduler 'sim'.\n")
+    mine = record("airflow-1", "1", {})
+    listed.append(mine.changed(spec=mine.spec.model_copy(update={"tags": tags})))
+    assert told() == ("QUEUED\tairflow-1\td\tr\tt\t\t1\n", "")

@@ -51,7 +51,7 @@ class JobClient:
         self._records = Records(connection, scheduler, clock)
         self._logs = Logs(connection, self._records, clock)
         self._fleet = Fleet(connection, self._records)
-        self._queues = Queues(connection, {self._own_queue, names.job_queue(scheduler)})
+        self._queues = Queues(connection, scheduler, {self._own_queue, names.job_queue(scheduler)})
 
     # Submit and cancel
 
