@@ -17,6 +17,7 @@ from sched_plugins.airflow import exceptions
 from sched_plugins.airflow.executors import scheduler_executor
 from sched_plugins.airflow.executors.connection import connect
 from sched_plugins.airflow.executors.scheduler_executor import SchedulerExecutor
+from sched_plugins.airflow.executors.settings import ExecutorSettings
 from sched_plugins.errors import Throttled
 
 CALLS = (
@@ -38,7 +39,14 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientStack]:
     with client_stack(monkeypatch) as found:
         for option, value in {"SCHEDULER": NAME, "ENVIRONMENT": "env", "CONN_ID": ""}.items():
             monkeypatch.setenv(f"AIRFLOW__SCHED_EXECUTOR__{option}", value)
-        monkeypatch.setattr(scheduler_executor, "connect", lambda settings: found.adopt(connect(settings)))
+
+        def connected(settings: ExecutorSettings) -> Any:
+            client = found.adopt(connect(settings))
+            calls = client.connection.client("cloudformation").meta.events
+            calls.register("before-call.cloudformation.DescribeStacks", found.stacks.answer)
+            return client
+
+        monkeypatch.setattr(scheduler_executor, "connect", connected)
         yield found
 
 
@@ -62,7 +70,7 @@ def fail(stack: ClientStack, executor: SchedulerExecutor, aws: str, operation: s
     if aws == "lambda":
         stack.functions.functions[operation] = lambda event: error
     else:
-        executor.client.connection.client(aws).meta.events.register(f"before-call.{aws}.{operation}", failing)
+        executor.client.connection.client(aws).meta.events.register_first(f"before-call.{aws}.{operation}", failing)
 
 
 def check() -> tuple[dict[str, str], str]:
@@ -122,6 +130,30 @@ def test_an_environment_that_does_not_exist_keeps_airflow_from_starting(
     told = "no environment 'tpyo' in region eu-west-1.*`sched deploy environment tpyo --scheduler sim`"
     with pytest.raises(exceptions.NotFoundException, match=told):
         SchedulerExecutor().start()
+
+
+def test_an_environment_of_another_scheduler_keeps_airflow_from_starting(
+    stack: ClientStack, executor: SchedulerExecutor
+) -> None:
+    stack.stacks.add("env", {"SchedulerName": NAME}, {})
+    executor.check_health()
+    stack.stacks.add("env", {"SchedulerName": "theirs"}, {})
+    with pytest.raises(exceptions.InvalidRequestException, match="belongs to scheduler 'theirs', not to 'sim'; set"):
+        executor.start()
+    fail(stack, executor, "cloudformation", "DescribeStacks", refused("AccessDenied"))
+    executor.check_health()
+
+
+def test_what_jobs_there_are_does_not_matter(stack: ClientStack, executor: SchedulerExecutor) -> None:
+    stack.client.submit({"job_id": "a", "commands": ["x"]})
+    stack.end("a")
+    asked: list[Any] = []
+    calls = executor.client.connection.client("dynamodb").meta.events
+    calls.register("provide-client-params.dynamodb.BatchGetItem", lambda params, **_: asked.append(params))
+    executor.check_health()
+    [params] = asked
+    [[key]] = [table["Keys"] for table in params["RequestItems"].values()]
+    assert key["job_id"]["S"].startswith("airflow-health-check-"), "no other record is read"
 
 
 def test_all_that_is_wrong_is_told_at_once(stack: ClientStack, executor: SchedulerExecutor) -> None:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from sched_plugins.airflow.executors.task_options import job_id, parameter_name
+from sched_plugins.client.fleet import stack_outputs
 from sched_plugins.client.submission import invoke
 from sched_plugins.core import names
 from sched_plugins.core.state import TERMINAL
 from sched_plugins.errors import (
     EnvironmentNotFound,
+    InvalidSettings,
     JobNotFound,
     LaptopStackError,
     NotPermitted,
@@ -51,8 +53,8 @@ class Check:
 def checks(client: SchedulerClient, store: WorkloadStore, settings: ExecutorSettings) -> Iterator[Check]:
     """Make one call after the other; after one that has no answer, none.
 
-    AWS calls: one GetQueueUrl, two Invoke, one GetItem, one BatchGetItem, four Query, one PutParameter, one
-    DeleteParameters. No job is touched: none has the id that is asked for.
+    AWS calls: one GetQueueUrl, one DescribeStacks, two Invoke, one GetItem, one BatchGetItem, four Query, one
+    PutParameter, one DeleteParameters. No job is touched: none has the id that is asked for.
 
     Args:
         client: of the executor's scheduler.
@@ -65,7 +67,7 @@ def checks(client: SchedulerClient, store: WorkloadStore, settings: ExecutorSett
     submitter, reader = f"{settings.scheduler}-SubmitterPolicyArn", f"{settings.scheduler}-JobTableReaderPolicyArn"
     executor = f"{settings.environment}-ExecutorPolicyArn"
     calls: tuple[tuple[str, str, str, Callable[[], Any]], ...] = (
-        ("environment", "sqs:GetQueueUrl", reader, lambda: _find_queue(client, settings)),
+        ("environment", "sqs:GetQueueUrl", reader, lambda: _find_environment(client, settings)),
         ("submit", "lambda:InvokeFunction", submitter, lambda: _submit_nothing(client)),
         ("cancel", "lambda:InvokeFunction", submitter, lambda: _cancel_nothing(client, probe)),
         ("read", "dynamodb:GetItem", reader, lambda: _read_nothing(client, probe)),
@@ -86,16 +88,32 @@ def checks(client: SchedulerClient, store: WorkloadStore, settings: ExecutorSett
             return
 
 
-def _find_queue(client: SchedulerClient, settings: ExecutorSettings) -> None:
-    """Require the environment's queue; a client alone believes whoever may not ask."""
-    queue = names.job_queue(settings.environment)
+def _find_environment(client: SchedulerClient, settings: ExecutorSettings) -> None:
+    """Require the environment's queue, and that it is this scheduler's: in another one's, jobs would wait for ever."""
+    name, queue = settings.environment, names.job_queue(settings.environment)
     missing = EnvironmentNotFound(
-        f"there is no environment {settings.environment!r} in {client.connection.place} (no queue {queue!r}). Deploy "
-        f"it with `sched deploy environment {settings.environment} --scheduler {settings.scheduler}`, or set "
-        "[sched_executor] environment to one that there is."
+        f"there is no environment {name!r} in {client.connection.place} (no queue {queue!r}). Deploy it with "
+        f"`sched deploy environment {name} --scheduler {settings.scheduler}`, or set [sched_executor] environment to "
+        "one that there is."
     )
     with client.connection.doing(f"find queue {queue!r}", missing):
         client.connection.client("sqs").get_queue_url(QueueName=queue)
+    owner = _owner(client, name)
+    if owner and owner != settings.scheduler:
+        raise InvalidSettings(
+            f"environment {name!r} belongs to scheduler {owner!r}, not to {settings.scheduler!r}; set [sched_executor] "
+            "scheduler to that one, or environment to another."
+        )
+
+
+def _owner(client: SchedulerClient, environment: str) -> str:
+    """The scheduler of an environment, as its stack tells; empty where none tells, since tasks need no such call."""
+    try:
+        with client.connection.doing(f"find environment {environment!r}"):
+            [stack] = client.connection.client("cloudformation").describe_stacks(StackName=environment)["Stacks"]
+    except SchedulerError:
+        return ""
+    return stack_outputs(stack).get("SchedulerName", "")
 
 
 def _submit_nothing(client: SchedulerClient) -> None:
