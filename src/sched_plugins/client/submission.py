@@ -175,6 +175,8 @@ class Requests:
         self._cancel_function = cancel_function
         self._missing = missing
         self._clock = clock
+        self.patience = PATIENCE
+        """Seconds for which a request is sent again that was throttled, busy or left unanswered."""
         self._stopped = False
 
     def stop(self) -> None:
@@ -241,7 +243,7 @@ class Requests:
         is_over: Callable[[], bool] = lambda: False,
     ) -> list[R]:
         """Send, and send again what was throttled, busy or left unanswered; the last answer to each, in order."""
-        backoff = Backoff(PATIENCE, self._clock)
+        backoff = Backoff(self.patience, self._clock)
         results: dict[int, R] = {}
         open_, unknown = list(range(len(asked))), 0
         while True:

@@ -38,18 +38,23 @@ def commands() -> list[GroupCommand]:
 
 
 def check(args: Namespace) -> None:
-    """Whether the scheduler can be reached and all permissions are there; exits 1 with the reason if not."""
+    """Each kind of call that tasks need, with its outcome; exits 1 if one does not work."""
     from sched_plugins.airflow.exceptions import SchedulerException
     from sched_plugins.airflow.executors.scheduler_executor import SchedulerExecutor
     from sched_plugins.errors import SchedulerError
 
     try:
         executor = SchedulerExecutor(team_name=args.team)
-        executor.check_health()
+        # All of them first: Airflow's log goes to stdout too.
+        found = list(executor.health())
     except (SchedulerError, SchedulerException) as error:
         raise SystemExit(f"sched-executor: {error}") from None
-    settings = executor.settings
-    print(f"Scheduler {settings.scheduler!r} and environment {settings.environment!r} can be used.")  # noqa: T201
+    for row in (("CALL", "ACTION", "OUTCOME"), *((one.name, one.action, one.outcome) for one in found)):
+        print("{:<12} {:<22} {}".format(*row), flush=True)  # noqa: T201
+    named = f"Scheduler {executor.settings.scheduler!r} and environment {executor.settings.environment!r}"
+    if any(one.error is not None for one in found):
+        raise SystemExit(f"sched-executor: {named} cannot be used; see the outcomes above")
+    print(f"{named} can be used.")  # noqa: T201
 
 
 def jobs(args: Namespace) -> None:
