@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +19,11 @@ from sched_plugins.airflow.operators.submit_jobs import SubmitJobsOperator
 from sched_plugins.airflow.sensors.finished_queue import FinishedQueueSensor
 from sched_plugins.airflow.sensors.job import JobSensor
 from sched_plugins.client import Status
+from sched_plugins.client.fleet import Fleet
 from sched_plugins.client.records import Records
+from sched_plugins.core import write
+from sched_plugins.core.slot import Slot
+from sched_plugins.core.state import SlotState
 from sched_plugins.errors import NotPermitted, SchedulerError, Throttled, Unknown
 
 SUBMIT = f"{NAME}-submit"
@@ -336,6 +340,17 @@ def test_a_queue_without_workers_is_told_of_once(stack: ClientStack, capsys: pyt
     told = capsys.readouterr().out
     assert [told.count(f"queue '{name}' has no workers") for name in QUEUES[:2]] == [1, 1]
     assert "sched attach" in told
+
+
+def test_a_queue_with_a_worker_is_looked_at_by_one_call(
+    stack: ClientStack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = datetime.now(UTC)
+    worker = Slot("i-1", "i-1", QUEUES[0], SlotState.FREE, 1, now)
+    stack.world.tables.write(write.slot("test", None, worker))
+    monkeypatch.setattr(Fleet, "_instances", lambda self: pytest.fail("it asked EC2"))
+    executed(one(stack, wait_for_completion=False))
+    assert "has no workers" not in capsys.readouterr().out
 
 
 def test_what_is_only_submitted_can_be_waited_for_by_the_ids_that_are_returned(stack: ClientStack) -> None:

@@ -185,8 +185,8 @@ class JobClient:
     def unserved(self, queue: str) -> str:
         """Why nothing takes jobs from a queue, and what to do; empty if something does, or will.
 
-        One Scan of the slot table, one DescribeInstances, and one DescribeStacks for an environment's queue. Empty
-        also for whoever may not ask.
+        One Scan of the slot table; where no worker is known one DescribeInstances, and one DescribeStacks for an
+        environment's queue. Empty also for whoever may not ask.
         """
         return self._fleet.unserved(names.queue_name(queue))
 

@@ -165,7 +165,8 @@ class SubmitJobsOperator(SubmittingTask):
         self._claim(context, ids)
         with self._submitting():
             answers = self.hook.client.submit_many(specs, run_ids=run_ids, queue=queue, known=known)
-            self._tell_if_unserved(context, queue)
+            if answers:
+                self._tell_if_unserved(context, queue)
         refused = [answer for answer in answers if answer.error is not None]
         if len(refused) == len(ids):  # otherwise some are live, or have succeeded: the failures are counted at the end
             error = refused[0].error

@@ -125,7 +125,7 @@ class SubmittingTask(SchedulerTask):
         self._go_on()
 
     def _tell_if_unserved(self, context: Context, queue: str) -> None:
-        """Warn of a queue that nothing serves. One Scan, one DescribeInstances; of mapped tasks only the first asks."""
+        """Warn of a queue that nothing serves. One Scan where something does; of mapped tasks only the first asks."""
         if (self.environment and not queue) or (context["ti"].map_index or 0) > 0:
             return
         client = self.hook.client
