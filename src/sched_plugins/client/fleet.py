@@ -98,9 +98,10 @@ class Fleet:
         """Why nothing takes jobs from the queue, and what to do; empty if something does, or whoever asks may not."""
         try:
             # In the order of what it costs: EC2's client alone takes half a second and 20 MiB to make.
-            if any(map(_takes_jobs, self._workers_of(self._slots(), {}, name))):
+            slots = self._slots()
+            if any(map(_takes_jobs, self._workers_of(slots, {}, name))):
                 return ""
-            if any(map(_takes_jobs, self.workers(name))) or self._environment_of(name):
+            if any(map(_takes_jobs, self._workers_of(slots, self._instances(), name))) or self._environment_of(name):
                 return ""
         except SchedulerError:
             return ""  # Advice is all that this is for.
