@@ -1,7 +1,7 @@
-"""A DAG run for each job that finishes, whoever started it: Airflow watches the finished queue of an environment.
+"""A DAG that runs as jobs of an environment finish, whoever started them: Airflow watches its finished queue.
 
 It starts as well for jobs of the command line, of an upload or of another Airflow. A message is deleted from the queue
-once Airflow has stored its event, so none is lost; it may come twice.
+once Airflow has stored its event, so none is lost; it may come twice. Here the environment is that of the last stage.
 """
 
 from __future__ import annotations

@@ -33,6 +33,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 TESTS = Path(__file__).parent
 WAITING = {"acceptance", "airflow", "prefect", "stack"}
 """Folders whose tests wait for processes; the others compute."""
+LONGEST = "test_standalone.py"
+"""Takes five minutes, of waiting mostly: begun late, it would be left over with nothing beside it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,6 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     files = dict.fromkeys(item.path for item in items)
     waiting = [file for file in files if file.relative_to(TESTS).parts[0] in WAITING]
     computing = [file for file in files if file not in waiting]
+    waiting.sort(key=lambda file: file.name != LONGEST)
     turns = [file for pair in zip_longest(waiting, computing) for file in pair if file]
     place = {file: number for number, file in enumerate(turns)}
     items.sort(key=lambda item: place[item.path])

@@ -33,6 +33,8 @@ class FakeScheduler:
         """What a job, or the storing of a parameter, is answered with, by id or name."""
         self.missing_queues: set[str] = set()
         """A job for one of these has all jobs of its call refused."""
+        self.bad: dict[str, SchedulerError] = {}
+        """What all jobs of a call are refused with, by the id of the job that is to blame."""
         self.lost_replies = 0
         self.now = 1000.0
         self.connection = SimpleNamespace(region="eu-west-1")
@@ -53,6 +55,8 @@ class FakeScheduler:
         jobs = list(jobs)
         if missing := self.missing_queues & {fields.get("queue") for fields in jobs}:
             raise QueueNotFound(f"there are no queues {sorted(missing)}")
+        if blamed := next((fields["job_id"] for fields in jobs if fields["job_id"] in self.bad), None):
+            raise self.bad[blamed]
         answers = []
         for fields, run_id in zip(jobs, run_ids, strict=True):
             job_id = fields["job_id"]

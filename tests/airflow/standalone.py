@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,8 +165,10 @@ def standalone(folder: Path) -> Iterator[Standalone]:
         # How long the triggers of one that was killed wait for another.
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
     }
-    pipelines = [TOP / "pipelines" / "cylinder_flow"]
-    with ExitStack() as last, running(TOP / "airflow_dags", pipelines, state_dir=folder, settings=settings) as airflow:
+    for name in ("airflow_dags", "pipelines"):  # tests add DAGs of their own
+        shutil.copytree(TOP / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    dags, pipelines = folder / "airflow_dags", [folder / "pipelines" / "cylinder_flow"]
+    with ExitStack() as last, running(dags, pipelines, state_dir=folder, settings=settings) as airflow:
         found = Standalone(airflow)
         last.callback(found.close)
         yield found

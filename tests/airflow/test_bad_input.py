@@ -56,7 +56,8 @@ SUBMITS = [SubmitJobOperator, SubmitJobsOperator]
 POLICY = "Ask for the submitter or reader policy"
 NO_SCHEDULER = ("no scheduler 'none'", "sched deploy scheduler none")
 NO_ENVIRONMENT = ("no environment 'none'", "sched deploy environment none --scheduler NAME")
-NO_QUEUE = ("no queue 'none-job-queue'", "`sched queues`")
+NO_QUEUE = ("no queue 'none-job-queue'", "`sched queues")
+NO_JOB_QUEUE = ("no queue 'none-job-queue'", f"`sched queues --scheduler {SCHEDULER}`")
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ ANYWHERE = {
 
 OWN: dict[type, dict[str, Case]] = {
     SubmitJobOperator: {
-        "queue": Case(NotFound, NO_QUEUE, {"job_queue": "none-job-queue"}),
-        "queue's ARN": Case(NotFound, NO_QUEUE, {"job_queue": "arn:aws:sqs:{region}:000000000000:none-job-queue"}),
+        "queue": Case(NotFound, NO_JOB_QUEUE, {"job_queue": "none-job-queue"}),
+        "queue's ARN": Case(NotFound, NO_JOB_QUEUE, {"job_queue": "arn:aws:sqs:{region}:000000000000:none-job-queue"}),
         "another queue": Case(
             Denied, (f"'{ENVIRONMENT}-job-queue' alone", f"'{SCHEDULER}-job-queue'", "name the scheduler"),
             {"environment": ENVIRONMENT, "job_queue": f"{SCHEDULER}-job-queue"},
@@ -116,7 +117,7 @@ OWN: dict[type, dict[str, Case]] = {
         "submitting denied": Case(Denied, ("submit jobs", "Invoke", POLICY), {}, "Invoke"),
     },
     SubmitJobsOperator: {
-        "queue": Case(NotFound, NO_QUEUE, {"job_queue": "none-job-queue"}),
+        "queue": Case(NotFound, NO_JOB_QUEUE, {"job_queue": "none-job-queue"}),
         "no jobs": Case(Invalid, ("jobs is empty", "give at least one job"), {"jobs": []}),
         "text": Case(
             Invalid, ("jobs", "'[{\"a\": 1}]'", "render_template_as_native_obj"), {"jobs": '[{"a": 1}]'}

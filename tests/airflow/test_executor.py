@@ -10,11 +10,11 @@ from typing import Any
 
 import jwt
 import pytest
-from executor_fakes import FakeScheduler
+from executor_fakes import FakeScheduler, record
 from executor_stack import EXECUTOR, JWT_SECRET
 
-from sched_plugins.client import Cancellation, LogChunk, Status
-from sched_plugins.errors import InvalidJob, JobNotFound, NotPermitted, Unknown
+from sched_plugins.client import Job, LogChunk, Status
+from sched_plugins.errors import InvalidJob, NotPermitted, Unknown
 
 pytest.importorskip("airflow")
 
@@ -26,7 +26,7 @@ from airflow.executors.workloads.task import TaskInstanceDTO
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy.exc import OperationalError
 
-from sched_plugins.airflow.exceptions import InvalidRequestException, NotPermittedException
+from sched_plugins.airflow.exceptions import InvalidRequestException
 from sched_plugins.airflow.executors import scheduler_executor
 from sched_plugins.airflow.executors.scheduler_executor import SchedulerExecutor
 
@@ -334,26 +334,6 @@ def test_the_end_of_airflows_scheduler_cancels_nothing(executor: SchedulerExecut
 # Health, logs, configuration
 
 
-def test_a_scheduler_that_cannot_be_used_keeps_airflow_from_starting(
-    executor: SchedulerExecutor, scheduler: FakeScheduler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def get(job_id: str) -> None:
-        raise JobNotFound(job_id)
-
-    monkeypatch.setattr(scheduler, "get", get, raising=False)
-    executor.check_health()
-    assert scheduler.calls == {"cancel": 1, "put": 1, "delete": 1}
-    assert scheduler.workloads == {}
-    with monkeypatch.context() as refusing:
-        refused = [Cancellation("", "", error=NotPermitted("no policy"))]
-        refusing.setattr(scheduler, "cancel_many", lambda job_ids: refused)
-        with pytest.raises(NotPermittedException, match="no policy"):
-            executor.start()
-    monkeypatch.setattr(scheduler, "put_many", lambda texts: dict.fromkeys(texts, NotPermitted("no key")))
-    with pytest.raises(NotPermittedException, match="no key"):
-        executor.start()
-
-
 def test_a_missing_setting_is_told_when_airflow_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW__SCHED_EXECUTOR__ENVIRONMENT")
     with pytest.raises(InvalidRequestException, match="AIRFLOW__SCHED_EXECUTOR__ENVIRONMENT"):
@@ -406,18 +386,31 @@ def test_airflow_loads_it_alone_and_among_others(monkeypatch: pytest.MonkeyPatch
     assert len(executors) == configured_as.count(",") + 1
 
 
-def test_its_commands_are_airflows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_commands_are_airflows() -> None:
     [group] = SchedulerExecutor.get_cli_commands()
     assert (group.name, [one.name for one in group.subcommands]) == ("sched-executor", ["check", "jobs"])
     parser = SchedulerExecutor._get_parser()
-    monkeypatch.setattr(SchedulerExecutor, "check_health", lambda self: None)
-    options = parser.parse_args(["sched-executor", "check"])
-    group.subcommands[0].func(options)
-    assert "'sim'" in capsys.readouterr().out
+    for command in group.subcommands:
+        assert parser.parse_args(["sched-executor", command.name, "--team", "flow"]).team == "flow"
 
-    def fail(self: SchedulerExecutor) -> None:
-        raise NotPermitted("ask for the policy")
 
-    monkeypatch.setattr(SchedulerExecutor, "check_health", fail)
-    with pytest.raises(SystemExit, match="ask for the policy"):
-        group.subcommands[0].func(options)
+def test_its_command_lists_the_tasks_whose_jobs_wait_or_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed: list[Job] = []
+    monkeypatch.setattr(SchedulerExecutor, "client", SimpleNamespace(list=lambda **_: listed))
+    [group] = SchedulerExecutor.get_cli_commands()
+    arguments = SchedulerExecutor._get_parser().parse_args(["sched-executor", "jobs"])
+
+    def told() -> tuple[str, str]:
+        group.subcommands[1].func(arguments)
+        return capsys.readouterr()
+
+    # What a script reads stays empty.
+    assert told() == ("", "No task's job waits or runs on scheduler 'sim'.\n")
+    tags = {"airflow_dag_id": "d", "airflow_run_id": "r", "airflow_task_id": "t", "airflow_try_number": "1"}
+    listed.append(record("of somebody else", "1", {}))
+    assert told() == ("", "No task's job waits or runs on scheduler 'sim'.\n")
+    mine = record("airflow-1", "1", {})
+    listed.append(mine.changed(spec=mine.spec.model_copy(update={"tags": tags})))
+    assert told() == ("QUEUED\tairflow-1\td\tr\tt\t\t1\n", "")

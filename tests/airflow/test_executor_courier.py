@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from datetime import UTC, datetime, timedelta
 
@@ -16,7 +15,7 @@ from sched_plugins.airflow.executors.settings import read_settings
 from sched_plugins.airflow.executors.task_options import parameter_name
 from sched_plugins.airflow.executors.workload_store import left_over
 from sched_plugins.client import Status
-from sched_plugins.errors import InvalidJob, NotPermitted, Throttled, Unknown
+from sched_plugins.errors import Busy, InvalidJob, NotPermitted, SchedulerError, Throttled, Unknown
 
 WAITING = None
 
@@ -31,10 +30,10 @@ def courier(scheduler: FakeScheduler) -> Courier:
     return scheduler.courier(read_settings(conf()))
 
 
-def task(job_id: str) -> Task:
+def task(job_id: str, queue: str = "grid-job-queue") -> Task:
     """A task; each of its workloads has a token of its own."""
     tokens = (f"{job_id} token {number}" for number in itertools.count())
-    fields = {"job_id": job_id, "queue": "grid-job-queue"}
+    fields = {"job_id": job_id, "queue": queue}
     return Task(job_id, parameter_name("grid", job_id), fields, lambda: next(tokens))
 
 
@@ -112,13 +111,56 @@ def test_a_refused_submission_fails_the_task(courier: Courier, scheduler: FakeSc
 
 def test_a_queue_that_is_not_there_fails_its_task_and_no_other(courier: Courier, scheduler: FakeScheduler) -> None:
     scheduler.missing_queues = {"typo"}
-    wrong = task("wrong")
-    courier.hand_over([task("a"), dataclasses.replace(wrong, fields={**wrong.fields, "queue": "typo"}), task("b")])
+    courier.hand_over([task("a"), task("wrong", "typo"), task("b")])
     [news] = rounds(courier, scheduler)
     assert news.outcome is not None
     assert (news.job_id, news.outcome.succeeded) == ("wrong", False)
     assert "typo" in news.outcome.reason
     assert set(scheduler.jobs) == {"a", "b"}
+
+
+def test_a_wrong_queue_costs_one_call_however_many_tasks_name_it(courier: Courier, scheduler: FakeScheduler) -> None:
+    scheduler.missing_queues = {"typo"}
+    wrong = [task(f"wrong{number}", "typo") for number in range(20)]
+    courier.hand_over([*wrong, *(task(f"good{number}") for number in range(180))])
+    assert {one.job_id for one in rounds(courier, scheduler)} == {one.job_id for one in wrong}
+    assert len(scheduler.jobs) == 180
+    assert scheduler.calls["submit"] == 2, "one for each queue"
+
+
+def test_a_bad_job_is_found_among_many_by_few_calls(courier: Courier, scheduler: FakeScheduler) -> None:
+    scheduler.bad = {"77": InvalidJob("job '77': tags"), "78": InvalidJob("job '78': group_id")}
+    courier.hand_over([task(str(number)) for number in range(200)])
+    news = {one.job_id: one.outcome for one in rounds(courier, scheduler)}
+    assert news.keys() == {"77", "78"}
+    assert all(outcome is not None and f"job '{job_id}'" in outcome.reason for job_id, outcome in news.items())
+    assert len(scheduler.jobs) == 198
+    assert scheduler.calls["submit"] < 30
+
+
+@pytest.mark.parametrize("error", [Throttled("slow"), Unknown("no answer"), Busy("being published")])
+def test_after_a_call_without_an_answer_the_rest_of_its_queue_waits_for_a_later_round(
+    courier: Courier, scheduler: FakeScheduler, error: SchedulerError
+) -> None:
+    scheduler.bad = {"99": InvalidJob("job '99': tags")}
+    scheduler.missing_queues = {"typo"}
+    scheduler.refused = {str(number): error for number in range(100)}
+    courier.hand_over([*(task(str(number)) for number in range(100)), task("wrong", "typo"), task("other", "mine")])
+    [news] = rounds(courier, scheduler)
+    assert (news.job_id, list(scheduler.jobs)) == ("wrong", ["other"]), "other queues are not affected"
+    assert scheduler.calls["submit"] == 4, "all of the queue, its first half, and the two other queues"
+    scheduler.refused = {}
+    [news] = rounds(courier, scheduler, seconds=2)
+    assert news.job_id == "99"
+    assert len(scheduler.jobs) == 100, "each of those that waited, and the other queue's"
+
+
+def test_one_job_without_an_answer_holds_up_no_other(courier: Courier, scheduler: FakeScheduler) -> None:
+    scheduler.bad = {"9": InvalidJob("job '9': tags")}
+    scheduler.refused = {"0": Unknown("its record cannot be read")}
+    courier.hand_over([task(str(number)) for number in range(10)])
+    rounds(courier, scheduler)
+    assert sorted(scheduler.jobs) == [str(number) for number in range(1, 9)]
 
 
 def test_what_cannot_be_stored_is_not_submitted(courier: Courier, scheduler: FakeScheduler) -> None:

@@ -70,7 +70,7 @@ CASES: list[tuple[Any, Step, str]] = [
     (record(Status.SUCCEEDED, "somebody-else"), Step.SUBMIT, "d-1"),
     (record(Status.QUEUED, "d-1"), Step.ATTACH, "d-1"),
     (record(Status.RUNNING, "d-1", "d-2"), Step.ATTACH, "d-2"),
-    (record(Status.RUNNING, "other", "d-1", current="other"), Step.ATTACH, "d-1"),
+    (record(Status.RUNNING, "other", "d-1", current="other"), Step.ATTACH, "other"),
     (record(Status.SUCCEEDED, "d-1"), Step.TAKE, "d-1"),
     (record(Status.SUCCEEDED, "other", "d-1", current="other"), Step.TAKE, "d-1"),
     (record(Status.FAILED, "d-1"), Step.SUBMIT, "d-2"),

@@ -32,7 +32,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standalone]:
     """One Airflow for all tests of this file; nothing of it is left afterwards."""
     folder = tmp_path_factory.mktemp("airflow-standalone")
     with standalone(folder) as found:
-        (found.airflow.home / "dags" / "held.py").write_text(DAGS)
+        (found.airflow.dags / "held.py").write_text(DAGS)
         yield found
     assert processes.marked(processes.STACK_MARK, f"{folder.resolve()}#", prefix=True) == []
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferralTimeout, TaskDeferred
-from client_stack import NAME, QUEUES, ClientStack, client_stack
+from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout, TaskDeferralTimeout, TaskDeferred
+from client_stack import NAME, QUEUES, ClientStack, client_stack, service
 
 from sched_plugins.airflow import exceptions
 from sched_plugins.airflow.identity import TaskIdentity
@@ -19,6 +19,11 @@ from sched_plugins.airflow.operators.submit_jobs import SubmitJobsOperator
 from sched_plugins.airflow.sensors.finished_queue import FinishedQueueSensor
 from sched_plugins.airflow.sensors.job import JobSensor
 from sched_plugins.client import Status
+from sched_plugins.client.fleet import Fleet
+from sched_plugins.client.records import Records
+from sched_plugins.core import write
+from sched_plugins.core.slot import Slot
+from sched_plugins.core.state import SlotState
 from sched_plugins.errors import NotPermitted, SchedulerError, Throttled, Unknown
 
 SUBMIT = f"{NAME}-submit"
@@ -57,6 +62,12 @@ def many(stack: ClientStack, number: int, **given: Any) -> SubmitJobsOperator:
 
 def executed(operator: Any, clears: int = 0) -> Any:
     return operator.execute({"ti": TaskInstance(clears)})
+
+
+def resumed(operator: Any, deferred: TaskDeferred, clears: int = 0) -> Any:
+    """Go on as Airflow does when the trigger has fired."""
+    ended = {"status": "ended"}
+    return operator.execute_complete({"ti": TaskInstance(clears)}, event=ended, **(deferred.kwargs or {}))
 
 
 def in_the_middle(stack: ClientStack, number: int, happens: Callable[[], None]) -> None:
@@ -111,6 +122,62 @@ def test_nothing_is_submitted_by_a_task_that_was_killed_before(stack: ClientStac
     with pytest.raises(exceptions.JobCancelledException):
         executed(operator)
     assert statuses(stack) == []
+
+
+def test_a_kill_before_a_retry_has_attached_cancels_the_job(stack: ClientStack) -> None:
+    with pytest.raises(TaskDeferred) as deferred:
+        executed(one(stack))
+    retry = one(stack)
+    retry.on_kill()
+    with pytest.raises(exceptions.JobCancelledException):
+        executed(retry)
+    assert stack.client.get(deferred.value.trigger.job_id).status == "CANCELLED"
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_kill_does_not_cancel_the_job_of_another_task_that_has_the_same_id(stack: ClientStack, same: bool) -> None:
+    """Whether that job has the same spec, so that the task would wait for it, or another one."""
+    stack.client.submit({"job_id": "nightly", "commands": ["x" if same else "y"]}, run_id="of-another")
+    operator = one(stack, job_id="nightly")
+    in_the_middle(stack, 1, operator.on_kill)
+    with pytest.raises(exceptions.JobCancelledException):
+        executed(operator)
+    assert stack.client.get("nightly").status == "QUEUED"
+    if same:
+        with pytest.raises(TaskDeferred) as deferred:
+            executed(one(stack, job_id="nightly"))
+        assert not deferred.value.trigger.cancel_on_kill
+
+
+def test_a_kill_in_a_long_pause_of_a_submission_is_noticed_at_once(stack: ClientStack) -> None:
+    operator = one(stack)
+    stack.functions.functions[SUBMIT] = lambda event: Throttled("later")
+    pauses = iter(range(1, 1_000))
+
+    def killed_late() -> None:
+        if next(pauses) == 40:
+            operator.on_kill()
+            at.append(stack.clock.seconds)
+
+    at: list[float] = []
+    stack.clock.then = [killed_late] * 1000
+    with pytest.raises(exceptions.JobCancelledException):
+        executed(operator)
+    assert stack.clock.seconds - at[0] <= 0.5
+
+
+def test_thousands_of_jobs_are_cancelled_without_waiting_for_answers(
+    stack: ClientStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submitting, "_ONE_REQUEST", 2)
+    operator = many(stack, 3)
+    with pytest.raises(TaskDeferred):
+        executed(operator)
+    asked = []
+    monkeypatch.setattr(type(stack.client), "request_cancel", lambda self, ids: asked.append(list(ids)))
+    operator.on_kill()
+    assert asked == [[f"airflow/d/r/t/00000{number}" for number in range(3)]]
+    assert statuses(stack) == ["CANCELLED"] * 3
 
 
 @pytest.mark.parametrize("given", [{"cancel_on_kill": False}, {"wait_for_completion": False}])
@@ -194,6 +261,27 @@ def test_clearing_many_jobs_of_a_given_name_ends_the_old_runs_before_the_new_one
     assert {stack.client.get(f"mine/00000{number}").run_id for number in (0, 1)} == {new.run(1)}
 
 
+@pytest.mark.parametrize("kind", [one, many])
+def test_a_throttle_on_a_worker_does_not_end_the_wait(
+    stack: ClientStack, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = kind(stack, **({"number": 1} if kind is many else {}), deferrable=False)
+    get, get_many, failing = Records.get, Records.get_many, [0]
+
+    def throttled(self: Any, *args: Any) -> Any:
+        failing[0] += 1
+        if 1 < failing[0] < 8:
+            raise Throttled("slow")
+        return (get if isinstance(args[0], str) else get_many)(self, *args)
+
+    monkeypatch.setattr(Records, "get", throttled)
+    monkeypatch.setattr(Records, "get_many", throttled)
+    job_id = "airflow/d/r/t" + ("/000000" if kind is many else "")
+    stack.clock.then = [lambda: None] * 2 + [lambda: stack.end(job_id)]
+    assert executed(operator) in (job_id, {"jobs": 1, "succeeded": 1})
+    assert failing[0] > 8
+
+
 @pytest.mark.parametrize("error", [NotPermitted("no"), Throttled("slow"), Unknown("?")])
 @pytest.mark.parametrize("deferrable", [True, False])
 def test_a_job_whose_output_cannot_be_read_decides_about_its_task_all_the_same(
@@ -254,6 +342,17 @@ def test_a_queue_without_workers_is_told_of_once(stack: ClientStack, capsys: pyt
     assert "sched attach" in told
 
 
+def test_a_queue_with_a_worker_is_looked_at_by_one_call(
+    stack: ClientStack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = datetime.now(UTC)
+    worker = Slot("i-1", "i-1", QUEUES[0], SlotState.FREE, 1, now)
+    stack.world.tables.write(write.slot("test", None, worker))
+    monkeypatch.setattr(Fleet, "_instances", lambda self: pytest.fail("it asked EC2"))
+    executed(one(stack, wait_for_completion=False))
+    assert "has no workers" not in capsys.readouterr().out
+
+
 def test_what_is_only_submitted_can_be_waited_for_by_the_ids_that_are_returned(stack: ClientStack) -> None:
     ids = executed(many(stack, 2, wait_for_completion=False))
     sensor = JobSensor(task_id="s", job_ids=ids, deferrable=True)
@@ -263,25 +362,61 @@ def test_what_is_only_submitted_can_be_waited_for_by_the_ids_that_are_returned(s
     assert deferred.value.trigger.job_ids == ids == ["airflow/d/r/t/000000", "airflow/d/r/t/000001"]
 
 
-@pytest.mark.parametrize("wrong", [{"jobs": 2}, [], "", [1], None, ["a", ""]])
+@pytest.mark.parametrize("wrong", [{"jobs": 2}, [], "", [1], None, ["a", ""], "['a', 'b']"])
 def test_what_is_no_job_id_is_refused_instead_of_waited_for(stack: ClientStack, wrong: Any) -> None:
     sensor = JobSensor(task_id="s", job_ids=wrong, deferrable=True)
     sensor.hook = SimpleNamespace(client=stack.client)  # type: ignore[assignment]
-    with pytest.raises(exceptions.InvalidRequestException, match=r"job_ids .* names no job"):
+    with pytest.raises(exceptions.InvalidRequestException, match=r"job_ids (.* names no job|is the text)"):
         sensor.execute({"ti": TaskInstance()})  # type: ignore[typeddict-item]
 
 
 def test_the_allowed_failures_may_come_from_a_template(stack: ClientStack) -> None:
     operator = many(stack, 2, allowed_failures="1")
-    with pytest.raises(TaskDeferred):
+    with pytest.raises(TaskDeferred) as deferred:
         executed(operator)
     for number, status in enumerate((Status.SUCCEEDED, Status.FAILED)):
         stack.end(f"airflow/d/r/t/00000{number}", status)
-    event = {"status": "ended"}
-    assert operator.execute_complete({"ti": TaskInstance()}, event)["failed"] == 1  # type: ignore[typeddict-item, call-overload]
-    operator.allowed_failures = "some"
-    with pytest.raises(exceptions.InvalidRequestException, match="'some', not a number"):
-        executed(operator)
+    assert resumed(operator, deferred.value)["failed"] == 1
+    for wrong in ("some", None):
+        operator.allowed_failures = wrong  # type: ignore[assignment]
+        with pytest.raises(exceptions.InvalidRequestException, match="not a number"):
+            executed(operator)
+
+
+def test_an_edit_of_the_retries_changes_nothing_for_a_task_that_is_deferred(stack: ClientStack) -> None:
+    with pytest.raises(TaskDeferred) as deferred:
+        many(stack, 2, retries=1).execute({"ti": TaskInstance(1)})  # type: ignore[typeddict-item]
+    for number in range(2):
+        stack.end(f"airflow/d/r/t/00000{number}")
+    edited = many(stack, 2, retries=0)
+    assert resumed(edited, deferred.value, clears=1) == {"jobs": 2, "succeeded": 2}
+
+
+@pytest.mark.parametrize("given", [None, "", [], ["a", ""]])
+def test_a_template_that_names_no_job_does_not_take_the_message_of_any(stack: ClientStack, given: Any) -> None:
+    sensor = FinishedQueueSensor(task_id="s", job_ids="{{ something }}", deferrable=False)
+    sensor.hook = SimpleNamespace(client=stack.client)  # type: ignore[assignment]
+    sensor.job_ids = given  # as rendered
+    queue = service("sqs").create_queue(QueueName=f"{NAME}-job-queue-finished")["QueueUrl"]
+    service("sqs").send_message(QueueUrl=queue, MessageBody='{"job_id": "of another"}')
+    with pytest.raises(exceptions.InvalidRequestException, match="job_ids"):
+        sensor.execute({"ti": TaskInstance()})  # type: ignore[typeddict-item]
+    counted = service("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
+    assert counted["ApproximateNumberOfMessages"] == "1", "it was not even received"
+
+
+def test_a_first_look_that_fails_is_borne_by_a_deferrable_sensor_as_by_another(stack: ClientStack) -> None:
+    def sensor(**given: Any) -> JobSensor:
+        made = JobSensor(task_id="s", job_ids=["none"], must_exist=True, deferrable=True, **given)
+        made.hook = SimpleNamespace(client=stack.client)  # type: ignore[assignment]
+        return made
+
+    for given, kind in (
+        ({}, exceptions.NotFoundException), ({"never_fail": True}, AirflowSkipException),
+        ({"silent_fail": True}, TaskDeferred),
+    ):  # fmt: skip
+        with pytest.raises(kind):
+            sensor(**given).execute({"ti": TaskInstance()})  # type: ignore[typeddict-item]
 
 
 def test_a_message_that_cannot_be_deleted_fails_its_task_with_an_exception_of_airflows(stack: ClientStack) -> None:

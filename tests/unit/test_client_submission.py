@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from client_stack import NAME, ClientStack, client_stack
+from client_stack import NAME, ClientStack, client_stack, session
 
-from sched_plugins.client import JobSpec, Outcome, Status
+from sched_plugins.client import JobSpec, Outcome, SchedulerClient, Status
 from sched_plugins.client.submission import job_entry
 from sched_plugins.errors import (
     Busy,
@@ -161,6 +161,18 @@ def test_busy_for_a_minute_is_told(stack: ClientStack) -> None:
     assert 60 <= stack.clock.seconds < 70
 
 
+def test_a_client_without_patience_sends_once(stack: ClientStack) -> None:
+    hurried = stack.adopt(SchedulerClient(NAME, session=session(), patience=0.0))
+    for function in ("submit", "cancel"):
+        stack.functions.functions[f"{NAME}-{function}"] = lambda event: refused("TooManyRequestsException", 429)
+    [submitted] = hurried.submit_many([JOB])
+    [cancelled] = hurried.cancel_many(["a"])
+    assert isinstance(submitted.error, Throttled)
+    assert isinstance(cancelled.error, Throttled)
+    assert [name for name, _ in stack.functions.requests] == [f"{NAME}-submit", f"{NAME}-cancel"]
+    assert stack.clock.seconds == 0
+
+
 def test_a_function_that_keeps_failing_is_told_after_a_few_tries(stack: ClientStack) -> None:
     stack.functions.functions[f"{NAME}-submit"] = lambda event: {"errorMessage": "no such module"}
     with pytest.raises(Unknown, match=f"{NAME}-submit failed: no such module"):
@@ -287,7 +299,5 @@ def test_an_entry_names_its_own_queue_and_run() -> None:
 
 
 def test_a_name_that_no_stack_can_have_is_refused() -> None:
-    from sched_plugins.client import SchedulerClient
-
     with pytest.raises(InvalidSettings, match="'My Stack'"):
         SchedulerClient("My Stack", region="eu-west-1")

@@ -117,6 +117,7 @@ class Decision:
 
     step: Step
     run_id: str
+    """Of the run to submit, to wait for or to take; one to wait for may be another's, which serves this one too."""
 
 
 def decide(job_id: str, run_digest: str, record: JobRecord | None) -> Decision:
@@ -135,7 +136,8 @@ def decide(job_id: str, run_digest: str, record: JobRecord | None) -> Decision:
     if found is Standing.SUPERSEDED:
         return Decision(Step.LOST, newest)
     if found is not Standing.ENDED:
-        return Decision(Step.ATTACH, newest)
+        waits = record.next_run is not None and record.next_run.run_id == newest
+        return Decision(Step.ATTACH, newest if waits else record.run_id)
     if record.status is Status.SUCCEEDED:
         return Decision(Step.TAKE, newest)
     return Decision(Step.SUBMIT, f"{run_digest}-{max(numbers) + 1}")

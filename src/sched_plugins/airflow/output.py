@@ -26,6 +26,7 @@ class LineWriter:
         self._left = maximum
         self._line = ""
         self._attempt = 0
+        self.has_written = False
         self.is_full = maximum <= 0
 
     def add(self, chunk: LogChunk) -> None:
@@ -36,6 +37,7 @@ class LineWriter:
             self.close()
             self._write(f"--- attempt {chunk.attempt} ---")
         self._attempt = chunk.attempt
+        self.has_written = True
         text = chunk.text[: self._left]
         self._left -= len(text)
         *lines, self._line = (self._line + text).split("\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from airflow.sdk.configuration import conf
@@ -23,8 +23,10 @@ def job_ids_of(value: object) -> list[str]:
 
     :raises InvalidRequestException: It names none, or is something else: what another task returned, say.
     """
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        raise InvalidRequestException(f"job_ids is the text {value[:80]!r}, not a list; {AS_OBJECT}")
     ids = [value] if isinstance(value, str) else value
-    if not isinstance(ids, Sequence) or not ids or not all(isinstance(one, str) and one for one in ids):
+    if not isinstance(ids, Sequence | Set) or not ids or not all(isinstance(one, str) and one for one in ids):
         raise InvalidRequestException(f"job_ids {repr(value)[:80]} names no job; give at least one job id")
     return list(ids)
 

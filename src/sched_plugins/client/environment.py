@@ -223,8 +223,8 @@ def _describe(
         if status.endswith("_IN_PROGRESS") and not outputs:
             raise NotFound(f"environment {name!r} is being deployed ({status}); wait for that to end")
         raise EnvironmentNotFound(
-            f"stack {name!r} in {connection.place} is no environment ({status}); `sched queues` shows the queues "
-            "of those that there are"
+            f"stack {name!r} in {connection.place} is no environment ({status}); `sched queues --scheduler NAME` "
+            "shows the environments of a scheduler, under OF"
         )
     parameters = {one["ParameterKey"]: one.get("ParameterValue", "") for one in stack.get("Parameters", ())}
     return outputs, parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -53,8 +53,8 @@ class Fleet:
     """Reads slots, instances and queues.
 
     AWS calls: ``workers`` one Scan of the slot table (a page for 1 MiB) and one DescribeInstances; ``queues`` one
-    DescribeStacks page for 100 stacks of the account, that Scan, and six SQS calls a queue; ``unserved`` that of
-    ``workers``, and one DescribeStacks.
+    DescribeStacks page for 100 stacks of the account, that Scan, and six SQS calls a queue; ``unserved`` that
+    Scan, and where no worker is known one DescribeInstances and one DescribeStacks.
     """
 
     def __init__(self, connection: Connection, records: Records) -> None:
@@ -64,8 +64,12 @@ class Fleet:
 
     def workers(self, queue: str = "") -> list[Worker]:
         """All workers, or those of one queue, by queue and id. Without permission to ask EC2, what the slots tell."""
-        instances = self._instances()
-        found = [_worker(one, instances.get(one.worker_id)) for one in self._slots()]
+        return self._workers_of(self._slots(), self._instances(), queue)
+
+    def _workers_of(
+        self, slots: Sequence[slot.Slot], instances: Mapping[str, Mapping[str, Any]], queue: str
+    ) -> list[Worker]:
+        found = [_worker(one, instances.get(one.worker_id)) for one in slots]
         known = {worker.worker_id for worker in found}
         for worker_id, instance in instances.items():
             if worker_id not in known and instance["State"]["Name"] in ("pending", "running"):
@@ -93,8 +97,11 @@ class Fleet:
     def unserved(self, name: str) -> str:
         """Why nothing takes jobs from the queue, and what to do; empty if something does, or whoever asks may not."""
         try:
-            taking = [one for one in self.workers(name) if one.state != "RETIRING" and not one.draining]
-            if taking or self._environment_of(name):
+            # In the order of what it costs: EC2's client alone takes half a second and 20 MiB to make.
+            slots = self._slots()
+            if any(map(_takes_jobs, self._workers_of(slots, {}, name))):
+                return ""
+            if any(map(_takes_jobs, self._workers_of(slots, self._instances(), name))) or self._environment_of(name):
                 return ""
         except SchedulerError:
             return ""  # Advice is all that this is for.
@@ -178,6 +185,10 @@ class Fleet:
 def stack_outputs(stack: Mapping[str, Any]) -> dict[str, str]:
     """Outputs of a stack as CloudFormation describes it."""
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", ())}
+
+
+def _takes_jobs(worker: Worker) -> bool:
+    return worker.state != "RETIRING" and not worker.draining
 
 
 def _worker(one: slot.Slot, instance: Mapping[str, Any] | None) -> Worker:

@@ -51,7 +51,7 @@ class JobClient:
         self._records = Records(connection, scheduler, clock)
         self._logs = Logs(connection, self._records, clock)
         self._fleet = Fleet(connection, self._records)
-        self._queues = Queues(connection, {self._own_queue, names.job_queue(scheduler)})
+        self._queues = Queues(connection, scheduler, {self._own_queue, names.job_queue(scheduler)})
 
     # Submit and cancel
 
@@ -126,6 +126,13 @@ class JobClient:
         """Cancel jobs: one Lambda call for 100 of them. One that is refused has its ``error`` set."""
         return self._requests.cancel(list(job_ids))
 
+    def request_cancel(self, job_ids: Iterable[str]) -> None:
+        """Ask for jobs to be cancelled, and wait for no answer: for whoever has only a moment.
+
+        One asynchronous Lambda call for 100 jobs, four at once. AWS may carry it out late, or not at all.
+        """
+        self._requests.request_cancel(list(job_ids))
+
     # Read
 
     def get(self, job_id: str) -> Job:
@@ -178,8 +185,8 @@ class JobClient:
     def unserved(self, queue: str) -> str:
         """Why nothing takes jobs from a queue, and what to do; empty if something does, or will.
 
-        One Scan of the slot table, one DescribeInstances, and one DescribeStacks for an environment's queue. Empty
-        also for whoever may not ask.
+        One Scan of the slot table; where no worker is known one DescribeInstances, and one DescribeStacks for an
+        environment's queue. Empty also for whoever may not ask.
         """
         return self._fleet.unserved(names.queue_name(queue))
 
@@ -192,9 +199,10 @@ class JobClient:
         timeout: float | None = None,
         on_change: Callable[[Job], None] | None = None,
         check: bool = False,
+        patient: bool = False,
     ) -> Job:
         """Wait until a job has ended; its record. As :meth:`wait_all` for one."""
-        return self.wait_all([what], timeout=timeout, on_change=on_change, check=check)[0]
+        return self.wait_all([what], timeout=timeout, on_change=on_change, check=check, patient=patient)[0]
 
     def wait_all(
         self,
@@ -203,6 +211,7 @@ class JobClient:
         timeout: float | None = None,
         on_change: Callable[[Job], None] | None = None,
         check: bool = False,
+        patient: bool = False,
     ) -> Sequence[Job]:
         """Wait until each of several jobs has ended; their records, in the order asked for.
 
@@ -214,6 +223,8 @@ class JobClient:
             on_change: told of each record that is read and has changed. Of up to ten jobs that is every change which
                 a look can see; of more jobs it is their ends, and what the level checks find.
             check: raise JobFailed for the first that did not succeed.
+            patient: bear with throttles and an outage of a minute from the first look on, as after a submission;
+                otherwise the first look must succeed.
 
         Raises:
             WaitTimeout: they had not all ended in time; they go on.
@@ -223,7 +234,7 @@ class JobClient:
         """
         runs = [as_run(one) for one in what]
         found: dict[Run, Job] = {}
-        for ended in self.watch(runs, timeout=timeout, on_change=on_change):
+        for ended in self.watch(runs, timeout=timeout, on_change=on_change, patient=patient):
             job = waiting.result(ended)
             found[ended.run] = waiting.check_succeeded(job) if check else job
         return [found[run] for run in runs]
@@ -234,15 +245,18 @@ class JobClient:
         *,
         timeout: float | None = None,
         on_change: Callable[[Job], None] | None = None,
+        patient: bool = False,
     ) -> Iterator[Ended]:
         """What becomes of each run, as it becomes known: ended, superseded by a later run, or missing.
+
+        The arguments are those of :meth:`wait_all`.
 
         Raises:
             WaitTimeout: as for :meth:`wait`.
         """
         watch = Watch(self._records, self.clock, on_change)
         watch.add(as_run(one) for one in what)
-        return waiting.watching(watch, timeout, self.clock)
+        return waiting.watching(watch, timeout, self.clock, patient=patient)
 
     def new_watch(self, on_change: Callable[[Job], None] | None = None) -> Watch:
         """A watch that looks when it is told to, for whoever has a loop of their own. It makes no call yet.

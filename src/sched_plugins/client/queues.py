@@ -12,11 +12,13 @@ class Queues:
 
     Args:
         connection: how to reach AWS.
+        scheduler: stack name of the scheduler whose queues `sched queues` lists.
         own: names of queues that come with the stack, and are not asked for.
     """
 
-    def __init__(self, connection: Connection, own: set[str]) -> None:
+    def __init__(self, connection: Connection, scheduler: str, own: set[str]) -> None:
         self._connection = connection
+        self._scheduler = scheduler
         self._known = own
 
     def require(self, queue: str) -> None:
@@ -36,7 +38,8 @@ class Queues:
         account = parts[4] if queue.startswith("arn:") else queue.split("/")[-2] if "/" in queue else ""
         owner = {"QueueOwnerAWSAccountId": account} if account.isdigit() and len(account) == 12 else {}
         missing = QueueNotFound(
-            f"there is no queue {name!r} in {self._connection.place}; `sched queues` shows those that there are"
+            f"there is no queue {name!r} in {self._connection.place}; `sched queues --scheduler {self._scheduler}` "
+            "shows those that there are"
         )
         try:
             with self._connection.doing(f"find queue {name!r}", missing):

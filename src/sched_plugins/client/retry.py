@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from typing import Final
 
 _FIRST: Final = 0.2
 _LONGEST: Final = 5.0
+_SLICE: Final = 0.5
 
 
 class Clock:
@@ -35,11 +37,18 @@ class Backoff:
         self._deadline = clock.now() + patience
         self._ceiling = _FIRST
 
-    def wait(self) -> bool:
-        """Wait before the next try; False, at once, when the patience is over."""
+    def wait(self, is_over: Callable[[], bool] = lambda: False) -> bool:
+        """Wait before the next try; False, at once, when the patience is over.
+
+        Args:
+            is_over: asked twice a second; whether there is no use in waiting on.
+        """
         if self._clock.now() >= self._deadline:
             return False
-        self._clock.sleep(random.uniform(0, self._ceiling))  # noqa: S311 - spreads callers in time; no secret
+        left = random.uniform(0, self._ceiling)  # noqa: S311 - spreads callers in time; no secret
+        while left > 0 and not is_over():
+            self._clock.sleep(min(left, _SLICE))
+            left -= _SLICE
         self._ceiling = min(_LONGEST, 2 * self._ceiling)
         return True
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sched_plugins.client.connection import Connection, Session
 from sched_plugins.client.fleet import Queue, Worker
 from sched_plugins.client.jobs import JobClient
-from sched_plugins.client.submission import invoke, told_error
+from sched_plugins.client.submission import PATIENCE, invoke, told_error
 from sched_plugins.core import names
 from sched_plugins.errors import Conflict, InvalidInput, NotFound, SchedulerNotFound
 
@@ -26,6 +26,8 @@ class SchedulerClient(JobClient):
         endpoint_url: where every service answers; by default what boto3 finds (``AWS_ENDPOINT_URL``).
         profile: a profile of the AWS configuration, where no session is given.
         config: botocore settings ahead of the client's own.
+        patience: seconds for which a submission or cancellation is sent again that was throttled, busy or left
+            unanswered. 0: it is sent once.
 
     Raises:
         InvalidSettings: the name cannot be a stack's, or there is no region or profile.
@@ -40,6 +42,7 @@ class SchedulerClient(JobClient):
         endpoint_url: str | None = None,
         profile: str | None = None,
         config: Config | None = None,
+        patience: float = PATIENCE,
     ) -> None:
         names.check_stack_name(name)
         connection = Connection(
@@ -51,6 +54,7 @@ class SchedulerClient(JobClient):
             "or check its name and the region."
         )
         super().__init__(connection, name, name, self._missing)
+        self._requests.patience = patience
 
     def workers(self, queue: str = "") -> list[Worker]:
         """The scheduler's workers, or those of one queue. One Scan of the slot table, one DescribeInstances.

@@ -175,6 +175,8 @@ class Requests:
         self._cancel_function = cancel_function
         self._missing = missing
         self._clock = clock
+        self.patience = PATIENCE
+        """Seconds for which a request is sent again that was throttled, busy or left unanswered."""
         self._stopped = False
 
     def stop(self) -> None:
@@ -188,6 +190,20 @@ class Requests:
     def cancel(self, job_ids: Sequence[str]) -> list[Cancellation]:
         """Cancel; the results in order. Cancelling twice is no error."""
         return [result for batch in self._each_batch(self._cancel_batch, job_ids) for result in batch]
+
+    def request_cancel(self, job_ids: Sequence[str]) -> None:
+        """Ask Lambda to have jobs cancelled some time; the answers are lost."""
+
+        def send(sent: Sequence[str]) -> list[None]:
+            payload = json.dumps({"job_ids": sent}).encode()
+            with self._connection.doing("cancel jobs", self._missing):
+                self._connection.client("lambda").invoke(
+                    FunctionName=self._cancel_function, InvocationType="Event", Payload=payload
+                )
+            return []
+
+        for _ in self._each_batch(send, job_ids):
+            pass
 
     def _each_batch(self, send: Callable[[Sequence[Any]], list[Any]], entries: Sequence[Any]) -> Iterator[list[Any]]:
         batches = list(_batches(entries))
@@ -207,7 +223,7 @@ class Requests:
         def failed(entry: Mapping[str, Any], error: SchedulerError) -> Submitted:
             return Submitted(_job_id(entry), str(entry["run_id"]), None, error=error)
 
-        return self._until_answered(entries, send, failed)
+        return self._until_answered(entries, send, failed, lambda: self._stopped)
 
     def _cancel_batch(self, job_ids: Sequence[str]) -> list[Cancellation]:
         def send(sent: Sequence[str]) -> list[Cancellation]:
@@ -220,10 +236,14 @@ class Requests:
         return self._until_answered(job_ids, send, failed)
 
     def _until_answered(
-        self, asked: Sequence[A], send: Callable[[Sequence[A]], list[R]], failed: Callable[[A, SchedulerError], R]
+        self,
+        asked: Sequence[A],
+        send: Callable[[Sequence[A]], list[R]],
+        failed: Callable[[A, SchedulerError], R],
+        is_over: Callable[[], bool] = lambda: False,
     ) -> list[R]:
         """Send, and send again what was throttled, busy or left unanswered; the last answer to each, in order."""
-        backoff = Backoff(PATIENCE, self._clock)
+        backoff = Backoff(self.patience, self._clock)
         results: dict[int, R] = {}
         open_, unknown = list(range(len(asked))), 0
         while True:
@@ -235,7 +255,7 @@ class Requests:
             results |= zip(open_, answers, strict=True)
             open_ = [index for index in open_ if isinstance(results[index].error, Busy | Throttled | Unknown)]
             unknown += any(isinstance(results[index].error, Unknown) for index in open_)
-            if not open_ or unknown >= UNKNOWN_TRIES or not backoff.wait():
+            if not open_ or unknown >= UNKNOWN_TRIES or not backoff.wait(is_over):
                 return [results[index] for index in range(len(asked))]
 
     def _invoke(

@@ -20,16 +20,16 @@ SHORTEST_INDEXED: Final = 1.0
 LONGEST: Final = 10.0
 """Seconds between two looks, at most."""
 OUTAGE_PATIENCE: Final = 60.0
-"""Seconds for which a wait goes on although looks fail; the first look must succeed."""
+"""Seconds for which a wait goes on although looks fail; the first look must succeed, unless the wait is patient."""
 
 
-def watching(watch: Watch, timeout: float | None, clock: Clock) -> Iterator[Ended]:
+def watching(watch: Watch, timeout: float | None, clock: Clock, *, patient: bool = False) -> Iterator[Ended]:
     """What becomes of a watch's runs, as it becomes known; ends when none is left.
 
     Raises:
         WaitTimeout: ``timeout`` seconds have passed; the jobs go on.
     """
-    pace = _Paced(clock)
+    pace = _Paced(clock, patient)
     deadline = None if timeout is None else clock.now() + timeout
     while watch.runs:
         yield from pace.look(watch)
@@ -66,10 +66,10 @@ def _named(runs: list[Run]) -> str:
 class _Paced:
     """Looks that become rarer while nothing happens, and that bear with short outages."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, patient: bool = False) -> None:
         self._clock = clock
         self._pace = Pace(SHORTEST, LONGEST, clock)
-        self._worked_at: float | None = None
+        self._worked_at = clock.now() if patient else None
 
     def look(self, watch: Watch) -> list[Ended]:
         try:

@@ -1,7 +1,16 @@
 """A real Airflow on this machine beside a laptop stack: what ``make airflow`` starts.
 
-``airflow standalone`` runs as a process of its own, with a home, a database and ports of its own, DAG files copied
-into that home, and the connection ``aws_default`` leading to the stack. This module itself needs no Airflow.
+``airflow standalone`` runs as a process of its own, with a home, a database and ports of its own, and the connection
+``aws_default`` leading to the stack. This module itself needs no Airflow.
+
+What is whose, and how long it lasts:
+
+* DAG files are read where they are, and nothing here writes to their folder.
+* The home, ``airflow/`` in the state folder, outlasts a restart: the database with all DAG runs, the task logs,
+  ``airflow.cfg`` with its keys, the address. Who wants a fresh Airflow deletes it while none runs.
+* The stack, its jobs and its buckets begin anew with each start, unless the stack ran before and so goes on after:
+  then a deferred task finds its job again. Otherwise it is told that its job is gone, and a retry submits it anew.
+  All is deployed before Airflow starts, which goes on at once with the runs that it knows.
 """
 
 from __future__ import annotations
@@ -10,7 +19,6 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -32,6 +40,8 @@ from .state import StackInfo, StateFolder
 
 SCHEDULER: Final = "sched-airflow"
 """Stack name of the scheduler that is deployed."""
+ENVIRONMENT: Final = "solver"
+"""Stack name of the environment that is deployed for one's own jobs, since a scheduler alone has no workers."""
 START_SECONDS: Final = 300.0
 """How long Airflow may take until it answers: half a minute on two idle cores, more when it is installed newly."""
 STOP_SECONDS: Final = 40.0
@@ -42,6 +52,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 runpy.run_module("airflow", run_name="__main__", alter_sys=True)
 """
 """``airflow``, which SIGINT ends, also where that came in ignored, as in what a shell runs in its background."""
+_NEVER_TAKEN: Final = ("AIRFLOW__DATABASE__", "AIRFLOW__SECRETS__", "AIRFLOW__WORKERS__SECRETS_BACKEND")
+"""Variables that would lead it to the database or the credentials of another Airflow begin with these."""
 _COMPONENTS: Final = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 
 
@@ -49,13 +61,14 @@ _COMPONENTS: Final = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 class LocalAirflow:
     """An Airflow that runs.
 
-    ``url``: where its pages are; nobody has to log in. ``home``: its ``AIRFLOW_HOME``, with ``dags/``, ``pipelines/``
-    and ``airflow.log``, the output of all its processes. ``environment``: the variables with which an ``airflow``
-    command is one of this Airflow's. ``stack``: the laptop stack that it uses.
+    ``url``: where its pages are; nobody has to log in. ``home``: its ``AIRFLOW_HOME``, with its database, task logs and
+    ``airflow.log``, the output of all its processes. ``dags``: the folder of the DAG files. ``environment``: the
+    variables with which an ``airflow`` command is one of this Airflow's. ``stack``: the laptop stack that it uses.
     """
 
     url: str
     home: Path
+    dags: Path
     environment: Mapping[str, str]
     stack: StackInfo
 
@@ -107,14 +120,17 @@ def running(
 ) -> Iterator[LocalAirflow]:
     """Airflow and a laptop stack with these pipelines deployed, for the length of a ``with`` block.
 
-    ``dags``: a folder; its ``*.py`` are copied. ``pipelines``: folders with a ``pipeline.yaml`` each; copied too, to
-    ``pipelines/`` beside the folder of the DAGs. ``state_dir``: as for ``lifecycle.up``; Airflow's home is its
-    ``airflow/``, made anew each time. ``settings``: more variables of Airflow's environment. ``say``: told of progress.
-    A stack that ran before goes on after the block. Raises ``LaptopStackError`` when Airflow is not installed, runs
-    already for this state folder, or does not start.
+    ``dags``: the folder of the DAG files; what is added or changed there while Airflow runs is read within seconds.
+    ``pipelines``: folders with a ``pipeline.yaml`` each. ``state_dir``: as for ``lifecycle.up``; Airflow's home is its
+    ``airflow/``, which lasts. ``settings``: more variables of Airflow's environment; they go ahead of what is only a
+    default here, but not of what makes this Airflow one of its own: home, database, DAG folder, addresses.
+    ``say``: told of progress. A stack that ran before goes on after the block. Raises ``LaptopStackError`` when there
+    is no such folder of DAGs, or when Airflow is not installed, runs already for this state folder, or does not start.
     """
     if find_spec("airflow") is None:
-        raise LaptopStackError("Airflow is not installed. Install it with `pip install 'sched-plugins[airflow]'`.")
+        raise LaptopStackError("Airflow is not installed. Install it with `pip install '.[airflow]'` in a checkout.")
+    if not Path(dags).is_dir():
+        raise LaptopStackError(f"there is no folder {str(dags)!r}; name the one with the DAG files.")
     folder = StateFolder.locate(state_dir)
     mark = f"{folder.mark}airflow"
     if found := processes.marked(processes.STACK_MARK, mark):
@@ -124,78 +140,118 @@ def running(
         )
     say("starting the laptop stack")
     with lifecycle.running(folder.path) as stack, contextlib.ExitStack() as cleanup:
-        home = _home(folder.path / "airflow", Path(dags), [Path(one) for one in pipelines])
-        airflow = _airflow(home, stack, mark, settings or {})
+        home = folder.path / "airflow"
+        home.mkdir(exist_ok=True)
+        airflow = _airflow(home, Path(dags).resolve(), stack, mark, settings or {})
+        _deploy(stack, pipelines, say)
         say("starting Airflow")
         process = _start(airflow)
         cleanup.callback(_stop, process, mark, say)
-        _deploy(stack, pipelines, say)
-        say("waiting for Airflow")
         _wait(airflow, process)
         yield airflow
 
 
-def _home(home: Path, dags: Path, pipelines: Sequence[Path]) -> Path:
-    shutil.rmtree(home, ignore_errors=True)
-    (home / "dags").mkdir(parents=True)
-    for file in sorted(dags.glob("*.py")):
-        shutil.copy2(file, home / "dags")
-    for pipeline in pipelines:
-        shutil.copytree(pipeline, home / "pipelines" / pipeline.name, ignore=shutil.ignore_patterns("__pycache__"))
-    return home
+def settings_of(variables: Mapping[str, str]) -> dict[str, str]:
+    """Airflow's options (``AIRFLOW__<SECTION>__<OPTION>``) among these variables of a shell.
+
+    Not those of the database and of secrets: they may be those of an Airflow that others work with.
+    """
+    return {
+        name: value
+        for name, value in variables.items()
+        if name.startswith("AIRFLOW__") and not name.startswith(_NEVER_TAKEN)
+    }
 
 
-def _airflow(home: Path, stack: StackInfo, mark: str, settings: Mapping[str, str]) -> LocalAirflow:
-    ports = _free_ports(4)
+def _airflow(home: Path, dags: Path, stack: StackInfo, mark: str, settings: Mapping[str, str]) -> LocalAirflow:
+    ports = _ports(home / "last-port", 4)
     url = f"http://127.0.0.1:{ports[0]}"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))}
+    own = _own(home, dags, stack, mark, url, ports)
+    return LocalAirflow(url, home, dags, inherited | _defaults(home, dags, settings) | dict(settings) | own, stack)
+
+
+def _own(home: Path, dags: Path, stack: StackInfo, mark: str, url: str, ports: Sequence[int]) -> dict[str, str]:
+    """What makes it an Airflow of its own, on loopback; no setting goes ahead of it."""
     extra = {"endpoint_url": stack.endpoint, "region_name": stack.region, "scheduler": SCHEDULER}
     connection = {"conn_type": "aws", "login": "test", "password": "test", "extra": extra}
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))}
-    environment = inherited | {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    return {
         processes.STACK_MARK: mark,
         "AIRFLOW_HOME": str(home),
         "AIRFLOW_CONN_AWS_DEFAULT": json.dumps(connection),
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(ports[0]),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(ports[1]),
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(ports[2]),
+        "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(ports[3]),
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def _defaults(home: Path, dags: Path, settings: Mapping[str, str]) -> dict[str, str]:
+    """What suits one machine; settings go ahead of it."""
+    return {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         # A file that has changed is read within seconds; one that has not, rarely, since reading takes processor time.
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
-        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(ports[1]),
-        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(ports[2]),
         "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": "True",
-        "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(ports[3]),
+        # For those who name the SchedulerExecutor. Its workers are processes of this machine.
+        "AIRFLOW__SCHED_EXECUTOR__ENVIRONMENT": ENVIRONMENT,
+        "AIRFLOW__SCHED_EXECUTOR__PYTHON": sys.executable,
+        "AIRFLOW__SCHED_EXECUTOR__SCHEDULER": SCHEDULER,
+        "AIRFLOW__SCHED_EXECUTOR__WORKER_ENVIRONMENT": json.dumps(_on_workers(home, dags, settings)),
         # How late a worker may see that its task has deferred; until then nothing may resume it.
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-        "AWS_EC2_METADATA_DISABLED": "true",
         "DO_NOT_TRACK": "1",
         "NO_COLOR": "1",
         "PYTHONUNBUFFERED": "1",
         "SCARF_ANALYTICS": "false",
     }
-    return LocalAirflow(url=url, home=home, environment=environment | dict(settings), stack=stack)
 
 
-def _free_ports(number: int) -> list[int]:
-    """Ports of loopback that nobody listens on, each another one."""
+def _on_workers(home: Path, dags: Path, settings: Mapping[str, str]) -> dict[str, str]:
+    """What tasks that run as jobs find here: DAGs, and the folder of the logs.
+
+    And which executors there are, since a DAG that names another one cannot be read.
+    """
+    executor = "AIRFLOW__CORE__EXECUTOR"
+    chosen = {executor: settings[executor]} if executor in settings else {}
+    shared = {"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__DAGS_FOLDER": str(dags)}
+    return {**shared, "AIRFLOW__CORE__LOAD_EXAMPLES": "False", **chosen}
+
+
+def _ports(remembered: Path, number: int) -> list[int]:
+    """Ports of loopback that nobody listens on, each another one; the first is that of last time if it is free."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(number)]
+        with contextlib.suppress(OSError, ValueError, OverflowError):
+            last = int(remembered.read_text())
+            # Connections that have just ended do not keep a port.
+            sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sockets[0].bind(("127.0.0.1", last))
         for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
+            if not one.getsockname()[1]:
+                one.bind(("127.0.0.1", 0))
+        ports = [int(one.getsockname()[1]) for one in sockets]
+    remembered.write_text(str(ports[0]))
+    return ports
 
 
 def _start(airflow: LocalAirflow) -> subprocess.Popen[bytes]:
     """Start it in a session of its own, so that Ctrl-C in the terminal is ours to hand on."""
+    if airflow.log.exists():
+        airflow.log.replace(airflow.log.with_suffix(".log.1"))
     with airflow.log.open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-c", _STANDALONE, "standalone"],
@@ -215,6 +271,8 @@ def _deploy(stack: StackInfo, folders: Sequence[str | os.PathLike[str]], say: Ca
     try:
         say(f"deploying scheduler {SCHEDULER}")
         deploy.deploy_scheduler(SCHEDULER)
+        say(f"deploying environment {ENVIRONMENT}")
+        deploy.deploy_environment(ENVIRONMENT, scheduler=SCHEDULER)
         for folder in folders:
             loaded = pipeline.load(Path(folder))
             say(f"deploying pipeline {loaded.name}")
@@ -231,12 +289,15 @@ def _wait(airflow: LocalAirflow, process: subprocess.Popen[bytes]) -> None:
     while not airflow.is_healthy():
         if process.poll() is not None or time.monotonic() > deadline:
             said = airflow.log.read_text(errors="replace").strip()[-2000:]
-            raise LaptopStackError(f"Airflow did not start; {airflow.log} ends with:\n{said}")
+            raise LaptopStackError(
+                f"Airflow did not start; {airflow.log} ends with:\n{said}\nIf what an earlier one has left is the "
+                f"reason, delete {airflow.home}: it is made anew, without the DAG runs."
+            )
         time.sleep(0.5)
 
 
 def _stop(process: subprocess.Popen[bytes], mark: str, say: Callable[[str], None]) -> None:
-    say("stopping; this takes a dozen seconds")
+    say(f"stopping; this takes a dozen seconds, and {STOP_SECONDS:g} where a task runs for longer")
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         try:
@@ -269,9 +330,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with running(options.dags, options.pipelines, say=say) as airflow:
+        settings = settings_of(os.environ)
+        with running(options.dags, options.pipelines, settings=settings, say=say) as airflow:
+            taken = [name for name, value in settings.items() if airflow.environment[name] == value]
             say(f"Airflow: [bold]{airflow.url}[/bold]  (no login is needed; Ctrl-C stops everything)")
-            console.print(f"          DAG files: {airflow.home / 'dags'}\n          log: {airflow.log}")
+            console.print(f"          DAG files: {airflow.dags}  (read there; add yours)\n          log: {airflow.log}")
+            if taken:
+                console.print(f"          taken from the environment: {', '.join(sorted(taken))}")
             _until_interrupted(airflow)
     except SchedulerError as error:
         console.print(f"[red]{type(error).__name__}[/red]: {error}")

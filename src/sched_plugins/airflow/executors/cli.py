@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
@@ -37,34 +38,41 @@ def commands() -> list[GroupCommand]:
 
 
 def check(args: Namespace) -> None:
-    """Whether the scheduler can be reached and all permissions are there; exits 1 with the reason if not."""
+    """Each kind of call that tasks need, with its outcome; exits 1 if one does not work."""
     from sched_plugins.airflow.exceptions import SchedulerException
     from sched_plugins.airflow.executors.scheduler_executor import SchedulerExecutor
     from sched_plugins.errors import SchedulerError
 
     try:
         executor = SchedulerExecutor(team_name=args.team)
-        executor.check_health()
+        # All of them first: Airflow's log goes to stdout too.
+        found = list(executor.health())
     except (SchedulerError, SchedulerException) as error:
         raise SystemExit(f"sched-executor: {error}") from None
-    settings = executor.settings
-    print(f"Scheduler {settings.scheduler!r} and environment {settings.environment!r} can be used.")  # noqa: T201
+    for row in (("CALL", "ACTION", "OUTCOME"), *((one.name, one.action, one.outcome) for one in found)):
+        print("{:<12} {:<22} {}".format(*row), flush=True)  # noqa: T201
+    named = f"Scheduler {executor.settings.scheduler!r} and environment {executor.settings.environment!r}"
+    if any(one.error is not None for one in found):
+        raise SystemExit(f"sched-executor: {named} cannot be used; see the outcomes above")
+    print(f"{named} can be used.")  # noqa: T201
 
 
 def jobs(args: Namespace) -> None:
-    """The tasks whose jobs wait or run, newest first."""
+    """The tasks whose jobs wait or run, newest first; stdout is for these alone."""
     from sched_plugins.airflow.exceptions import SchedulerException
     from sched_plugins.airflow.executors.scheduler_executor import SchedulerExecutor
     from sched_plugins.client import Status
     from sched_plugins.errors import SchedulerError
 
     try:
-        client = SchedulerExecutor(team_name=args.team).client
-        found = client.list(statuses=[Status.QUEUED, Status.STARTING, Status.RUNNING], limit=1000)
+        executor = SchedulerExecutor(team_name=args.team)
+        found = executor.client.list(statuses=[Status.QUEUED, Status.STARTING, Status.RUNNING], limit=1000)
     except (SchedulerError, SchedulerException) as error:
         raise SystemExit(f"sched-executor: {error}") from None
-    for job in found:
-        tags = job.spec.tags
-        if "airflow_task_id" in tags:
-            names = ("dag_id", "run_id", "task_id", "map_index", "try_number")
-            print(job.status, job.job_id, *(tags.get(f"airflow_{name}", "") for name in names), sep="\t")  # noqa: T201
+    tasks = [job for job in found if "airflow_task_id" in job.spec.tags]
+    for job in tasks:
+        names = ("dag_id", "run_id", "task_id", "map_index", "try_number")
+        told = (job.spec.tags.get(f"airflow_{name}", "") for name in names)
+        print(job.status, job.job_id, *told, sep="\t")  # noqa: T201
+    if not tasks:
+        print(f"No task's job waits or runs on scheduler {executor.settings.scheduler!r}.", file=sys.stderr)  # noqa: T201

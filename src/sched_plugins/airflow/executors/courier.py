@@ -4,7 +4,7 @@ Airflow's scheduler stops scheduling, and is soon taken for dead, while an execu
 only hands tasks over and takes news; one thread of its own makes the calls, in rounds:
 
 1. cancel what was revoked: one call for 100 jobs;
-2. store the workloads of new tasks: one call each, a few at once; then submit their jobs: one call for 100;
+2. store the workloads of new tasks: one call each, a few at once; then submit their jobs: one call for 100 of a queue;
 3. look which jobs have ended: 4 queries however many there are, or one read while they are at most ten;
 4. of tasks that have waited for half of Airflow's patience, or for half of the life of their token: read which still
    wait (one call for 100), tell Airflow of them, and renew those tokens;
@@ -28,7 +28,7 @@ from sched_plugins.airflow.executors.settings import ExecutorSettings
 from sched_plugins.airflow.executors.task_options import parameter_prefix
 from sched_plugins.airflow.executors.workload_store import job_of, left_over
 from sched_plugins.client import Ended, Job, Run, Status, Submitted
-from sched_plugins.errors import Busy, SchedulerError, Throttled, Unknown
+from sched_plugins.errors import Busy, NotFound, SchedulerError, Throttled, Unknown
 
 log = logging.getLogger(__name__)
 
@@ -252,15 +252,34 @@ class Courier:
                 self._follow(task)
 
     def _submitted(self, tasks: list[Task]) -> list[tuple[Task, SchedulerError | None]]:
-        """Each of the tasks, and why it could not be submitted."""
-        try:
-            answers = self._jobs.submit_many([task.fields for task in tasks], run_ids=[task.job_id for task in tasks])
-        except SchedulerError as error:
-            if len(tasks) == 1 or isinstance(error, _TRANSIENT):
-                return [(task, error) for task in tasks]
-            # Nothing was sent, because of one of them: a queue that is not there, say. The others do without it.
-            return [one for task in tasks for one in self._submitted([task])]
-        return [(task, answer.error) for task, answer in zip(tasks, answers, strict=True)]
+        """Each of the tasks, and why it could not be submitted. A wrong queue holds up no other queue's tasks."""
+        by_queue: dict[str, list[Task]] = {}
+        for task in tasks:
+            by_queue.setdefault(task.fields["queue"], []).append(task)
+        return [one for group in by_queue.values() for one in self._submitted_to_one_queue(group)]
+
+    def _submitted_to_one_queue(self, tasks: list[Task]) -> list[tuple[Task, SchedulerError | None]]:
+        told: list[tuple[Task, SchedulerError | None]] = []
+        groups = deque([tasks])
+        while groups:
+            some = groups.popleft()
+            errors: list[SchedulerError | None]
+            try:
+                answers = self._jobs.submit_many([task.fields for task in some], run_ids=[task.job_id for task in some])
+                errors = [answer.error for answer in answers]
+            except SchedulerError as error:
+                if len(some) > 1 and not isinstance(error, (*_TRANSIENT, NotFound)):
+                    # Nothing was sent, because of one of them: halves, so that few calls find it out among many.
+                    half = len(some) // 2
+                    groups.extendleft((some[half:], some[:half]))
+                    continue
+                errors = [error] * len(some)
+            told += zip(some, errors, strict=True)
+            if groups and all(isinstance(error, _TRANSIENT) for error in errors):
+                # The next call would fare no better, and meanwhile nothing else of the round is done.
+                told += [(task, errors[-1]) for group in groups for task in group]
+                break
+        return told
 
     def _store_workloads(self, tasks: list[Task]) -> list[Task]:
         """Those of the tasks whose workloads could be stored."""

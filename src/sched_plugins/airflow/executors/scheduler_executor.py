@@ -14,11 +14,11 @@ one that waits for the same environment. Give teams that do not trust each other
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from airflow.executors.base_executor import BaseExecutor, get_execution_api_server_url
 from airflow.executors.workloads import ExecuteTask
@@ -31,10 +31,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from sched_plugins.airflow.exceptions import translated
 from sched_plugins.airflow.executors.connection import connect
 from sched_plugins.airflow.executors.courier import Courier, Task
+from sched_plugins.airflow.executors.health import Check, checks
 from sched_plugins.airflow.executors.settings import ExecutorSettings, read_settings
 from sched_plugins.airflow.executors.task_options import job_fields, job_id, parameter_name, task_options
 from sched_plugins.airflow.executors.workload_store import WorkloadStore
-from sched_plugins.errors import JobNotFound, SchedulerError
+from sched_plugins.errors import SchedulerError
 
 if TYPE_CHECKING:
     from airflow.cli.cli_config import GroupCommand
@@ -101,25 +102,24 @@ class SchedulerExecutor(BaseExecutor):
                 self.check_health()
             self.courier.start()
 
+    def health(self) -> Iterator[Check]:
+        """Make each kind of call that tasks need once, to no effect; what comes of each, as it is made."""
+        yield from checks(self.client, self.store, self.settings)
+
     def check_health(self) -> None:
-        """Make each kind of call that tasks need once, to no effect.
+        """Require that each kind of call works.
 
         Raises:
-            SchedulerError: the first that failed, with what to do next.
+            SchedulerError: of the kind of the first that failed; it tells of each, with what to do next.
         """
-        # A parameter must not be made again within 30 s of its deletion, so each check has a name of its own.
-        probe = job_id(f"health-check-{uuid4()}")
-        name = parameter_name(self.settings.environment, probe)
-        try:
-            self.client.get(probe)
-        except JobNotFound:
-            pass
-        [cancelled] = self.client.cancel_many([probe])
-        if cancelled.error is not None and not isinstance(cancelled.error, JobNotFound):
-            raise cancelled.error
-        if error := self.store.put_many({name: "health-check"})[name]:
-            raise error
-        self.store.delete_many([name])
+        told = ["the executor cannot do its work; `airflow sched-executor check` shows each call"]
+        first: SchedulerError | None = None
+        for one in self.health():
+            if one.error is not None:
+                first = first or one.error
+                told.append(f"{one.name} ({one.action}): {one.outcome}")
+        if first is not None:
+            raise type(first)("\n".join(told)) from first
 
     def end(self) -> None:
         """Airflow's scheduler ends: jobs go on, and the next one adopts them."""

@@ -79,6 +79,7 @@ class JobRunOperator(SubmittingTask):
         with translated():
             [job_id] = self.own_jobs(context)
             decision = self._decide(context, job_id)
+            self._claim(context, [job_id])
             run_id = decision.run_id
             if decision.step is Step.TAKE:
                 self.log.info("Job %s has succeeded already (run %s)", job_id, run_id)
@@ -86,11 +87,11 @@ class JobRunOperator(SubmittingTask):
                 self.log.info("Job %s is live: waiting for run %s", job_id, run_id)
             else:
                 self._end_earlier(self.identity(context), [job_id])
-                with self._submitting([job_id]):
+                with self._submitting():
                     submitted = self.submit(context, job_id, run_id)
                 run_id = submitted.run_id
                 self.log.info("Job %s: %s (run %s)", job_id, submitted.outcome, run_id)
-            self._own_jobs = [job_id]
+            self._go_on()
             self._tell_links(context, job_id, None)
             if not self.wait_for_completion:
                 return job_id
@@ -150,8 +151,10 @@ class JobRunOperator(SubmittingTask):
 
     def _defer(self, job_id: str, run_id: str) -> None:
         trigger = JobTrigger(
-            job_id=job_id, run_id=run_id, cancel_on_kill=self.cancel_on_kill, **self.trigger_settings()
-        )
+            job_id=job_id, run_id=run_id, **self.trigger_settings(),
+            # With an id of its own choice it may wait for a run that another task has submitted.
+            cancel_on_kill=self.cancel_on_kill and run_id.startswith(self._run_prefix),
+        )  # fmt: skip
         timeout: timedelta | None = self.execution_timeout
         self.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
 
@@ -170,9 +173,9 @@ class JobRunOperator(SubmittingTask):
             self._tell_unreadable(job_id, error)
             read = False
         writer.close()
-        job = client.wait(Run(job_id, run_id))
-        if read:
-            self._tell_cut(job, whole=not writer.is_full)
+        job = client.wait(Run(job_id, run_id), patient=True)
+        if read or writer.has_written:
+            self._tell_cut(job, whole=read and not writer.is_full)
         else:
             self._tell_output(job)
         return job
@@ -181,7 +184,7 @@ class JobRunOperator(SubmittingTask):
         """The record of a run that has ended: waits no longer than a look."""
         from sched_plugins.client import Run
 
-        return self.hook.client.wait(Run(job_id, run_id), timeout=END_SECONDS)
+        return self.hook.client.wait(Run(job_id, run_id), timeout=END_SECONDS, patient=True)
 
     def _finish(self, context: Context, job: Job, *, told: bool = False) -> Any:
         """Show the output, hand on what came out, and fail if the job did."""

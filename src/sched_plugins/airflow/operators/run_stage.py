@@ -91,13 +91,14 @@ class RunStageOperator(JobRunOperator):
         inputs = [uri if uri.endswith("/") else f"{uri}/" for uri in self._inputs(context)]
         environment.require_stored([*inputs, *([self.executable] if self.executable.startswith("s3://") else [])])
         executable = self._executable(environment)
-        folder = self._folder(job_id)
+        # Of the run, so that another run of the same job, which may be live, keeps what it was given.
+        folder = f"{self._folder(job_id)}_input/{run_id}/"
         names = list(self.input_names)
         if files:
             for path in files:
-                target = f"{folder}_input/{path.relative_to(str(self.input_folder)).as_posix()}"
+                target = f"{folder}{path.relative_to(str(self.input_folder)).as_posix()}"
                 environment.store(target, path, metadata=_own(environment))
-            inputs.append(f"{folder}_input/")
+            inputs.append(folder)
             if names:
                 names.append("input")
         return environment.start_stage(
@@ -192,5 +193,5 @@ def _told_by_assets(context: Context, inlets: Sequence[Any]) -> Iterator[str]:
 
 
 def _newest(events: Sequence[Any]) -> str:
-    told = [str((event.extra or {}).get("results_uri", "")) for event in events]
-    return told[-1] if told else ""
+    newest = max(events, key=lambda event: event.timestamp, default=None)
+    return "" if newest is None else str((newest.extra or {}).get("results_uri", ""))

@@ -92,7 +92,6 @@ class SubmitJobsOperator(SubmittingTask):
         with translated():
             self._end_earlier(identity, ids)
             waiting = self._submit(context, identity, ids)
-            self._own_jobs = ids
             if not self.wait_for_completion:
                 return ids
             if waiting and self.deferrable:
@@ -101,17 +100,23 @@ class SubmitJobsOperator(SubmittingTask):
                     base=self._base(identity), numbers=numbers, cancel_on_kill=self.cancel_on_kill,
                     **self.trigger_settings(),
                 )  # fmt: skip
-                self.defer(trigger=trigger, method_name="execute_complete", timeout=self.execution_timeout)
+                # Told on, since they would come out otherwise if somebody edits the DAG meanwhile.
+                those = {"base": self._base(identity), "number": len(ids), "digest": identity.digest}
+                timeout = self.execution_timeout
+                self.defer(trigger=trigger, method_name="execute_complete", kwargs=those, timeout=timeout)
             self._wait(ids, waiting)
-            return self._finish(context)
+            return self._finish(context, ids, identity.digest)
 
-    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, int]:
+    def execute_complete(
+        self, context: Context, event: Mapping[str, Any] | None = None, base: str = "", number: int = 0,
+        digest: str = "",
+    ) -> dict[str, int]:  # fmt: skip
         """Go on when the trigger has seen the last end."""
         told = event or {}
         if told.get("status") == ERROR:
             raise named(str(told.get("kind")), str(told.get("message")))
         with translated():
-            return self._finish(context)
+            return self._finish(context, self.ids_of(base, number), digest)
 
     def own_jobs(self, context: Context) -> list[str]:
         """List the ids of the jobs."""
@@ -131,7 +136,7 @@ class SubmitJobsOperator(SubmittingTask):
     def _allowed(self) -> int:
         try:
             return int(self.allowed_failures)
-        except ValueError:
+        except (TypeError, ValueError):
             raise InvalidRequestException(f"allowed_failures is {self.allowed_failures!r}, not a number") from None
 
     def _known(self, identity: TaskIdentity, ids: list[str]) -> dict[str, Job]:
@@ -157,9 +162,11 @@ class SubmitJobsOperator(SubmittingTask):
                 run_ids.append(decision.run_id)
                 numbers.append(number)
         queue = self.job_queue or ""
-        with self._submitting(ids):
+        self._claim(context, ids)
+        with self._submitting():
             answers = self.hook.client.submit_many(specs, run_ids=run_ids, queue=queue, known=known)
-            self._tell_if_unserved(context, queue)
+            if answers:
+                self._tell_if_unserved(context, queue)
         refused = [answer for answer in answers if answer.error is not None]
         if len(refused) == len(ids):  # otherwise some are live, or have succeeded: the failures are counted at the end
             error = refused[0].error
@@ -186,15 +193,14 @@ class SubmitJobsOperator(SubmittingTask):
         from sched_plugins.client import Run
 
         runs = [Run(ids[number], run_id) for run_id, numbers in waiting.items() for number in numbers]
-        for done, _ in enumerate(self.hook.client.watch(runs), 1):
+        for done, _ in enumerate(self.hook.client.watch(runs, patient=True), 1):
             if done % 500 == 0:
                 self.log.info("%s of %s jobs have ended", done, len(runs))
 
-    def _finish(self, context: Context) -> dict[str, int]:
-        identity, ids = self.identity(context), self.own_jobs(context)
+    def _finish(self, context: Context, ids: list[str], digest: str) -> dict[str, int]:
         self._own_jobs = []
         records = self.hook.client.get_many(ids)
-        failures = list(_failures(ids, records, identity.digest))
+        failures = list(_failures(ids, records, digest))
         counts = Counter(failure.status for failure in failures)
         summary = {"jobs": len(ids), "succeeded": len(ids) - len(failures)}
         summary |= {status.lower().replace(" ", "_"): number for status, number in counts.items()}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow.sdk.exceptions import AirflowException, TaskDeferralTimeout
 
 from sched_plugins.airflow.exceptions import JobCancelledException, translated
-from sched_plugins.airflow.identity import Step, TaskIdentity, decide
+from sched_plugins.airflow.identity import TaskIdentity
 from sched_plugins.airflow.settings import default_deferrable
 from sched_plugins.airflow.task import SchedulerTask
 from sched_plugins.core import names
@@ -58,6 +58,7 @@ class SubmittingTask(SchedulerTask):
         self.deferrable = default_deferrable() if deferrable is None else deferrable
         self.cancel_on_kill = cancel_on_kill
         self._own_jobs: list[str] = []
+        self._run_prefix = ""
         self._submits = False
         self._broken_off = False
         self._killed = False
@@ -76,8 +77,7 @@ class SubmittingTask(SchedulerTask):
             return super().resume_execution(next_method, next_kwargs, context)
         except TaskDeferralTimeout:
             try:
-                with translated():
-                    self._own_jobs = self._live(context)
+                self._claim(context, self.own_jobs(context))
                 self.on_kill()
             except AirflowException as error:  # The timeout is what the task has to end with.
                 self.log.error("The jobs could not be cancelled: %s", error)
@@ -97,10 +97,20 @@ class SubmittingTask(SchedulerTask):
     def _ends_its_jobs(self) -> bool:
         return self.cancel_on_kill and self.wait_for_completion
 
+    def _claim(self, context: Context, job_ids: list[str]) -> None:
+        """From here on a kill cancels these jobs."""
+        self._run_prefix, self._own_jobs = self.identity(context).run_prefix, job_ids
+
+    def _go_on(self) -> None:
+        """Do not, if the task was killed meanwhile."""
+        if self._killed:
+            self._cancel()
+            raise JobCancelledException("the task was killed while it submitted its jobs: they were cancelled")
+
     @contextmanager
-    def _submitting(self, job_ids: list[str]) -> Iterator[None]:
-        """The submission of these jobs: if the task is killed meanwhile, it ends, and they are cancelled."""
-        self._own_jobs, self._submits = job_ids, True
+    def _submitting(self) -> Iterator[None]:
+        """The submission of the task's jobs: if the task is killed meanwhile, it ends, and they are cancelled."""
+        self._submits = True
         try:
             if not self._killed:
                 yield
@@ -112,12 +122,10 @@ class SubmittingTask(SchedulerTask):
             raise
         finally:
             self._submits = False
-        if self._killed:
-            self._cancel()
-            raise JobCancelledException("the task was killed while it submitted its jobs: they were cancelled")
+        self._go_on()
 
     def _tell_if_unserved(self, context: Context, queue: str) -> None:
-        """Warn of a queue that nothing serves. One Scan, one DescribeInstances; of mapped tasks only the first asks."""
+        """Warn of a queue that nothing serves. One Scan where something does; of mapped tasks only the first asks."""
         if (self.environment and not queue) or (context["ti"].map_index or 0) > 0:
             return
         client = self.hook.client
@@ -126,21 +134,30 @@ class SubmittingTask(SchedulerTask):
 
     def _cancel(self) -> None:
         """Cancel the task's jobs; one that does not exist was not submitted, unless its request is still on its way."""
-        left = self._own_jobs
+        client, left = self.hook.client, self._own_jobs
+        if len(left) > _ONE_REQUEST:
+            with translated():
+                client.request_cancel(self._of_this_task(left)[0])  # Soon there may be no time for answers.
         for late in range(_LATE_SECONDS + 1):
             with translated():
-                answers = self.hook.client.cancel_many(left)
-            left = [one.job_id for one in answers if isinstance(one.error, JobNotFound)]
-            told = Counter("not submitted" if one.job_id in left else one.outcome or str(one.error) for one in answers)
+                own, missing = self._of_this_task(left)
+                answers = client.cancel_many(own)
+            missing += [one.job_id for one in answers if isinstance(one.error, JobNotFound)]
+            told = Counter(one.outcome or str(one.error) for one in answers if not isinstance(one.error, JobNotFound))
+            told += Counter({"not submitted": len(missing)})
             self.log.info("Cancelling %s: %s", _these(self._own_jobs), dict(told))
+            left = missing
             if not left or not self._broken_off or len(left) > _ONE_REQUEST or late == _LATE_SECONDS:
                 return
             time.sleep(1)
 
-    def _live(self, context: Context) -> list[str]:
-        """The task's jobs whose live runs are its own."""
-        known, digest = self.hook.client.get_many(self.own_jobs(context)), self.identity(context).digest
-        return [one for one, record in known.items() if decide(one, digest, record).step is Step.ATTACH]
+    def _of_this_task(self, job_ids: list[str]) -> tuple[list[str], list[str]]:
+        """Those of the jobs whose runs are the task's own, and those that do not exist."""
+        if not self.job_id:
+            return job_ids, []  # Nobody else has these ids.
+        known = self.hook.client.get_many(job_ids)
+        own = [job_id for job_id, job in known.items() if job.run_id.startswith(self._run_prefix)]
+        return own, [job_id for job_id in job_ids if job_id not in known]
 
     def _end_earlier(self, identity: TaskIdentity, job_ids: list[str]) -> None:
         """
@@ -153,8 +170,9 @@ class SubmittingTask(SchedulerTask):
             return
         client = self.hook.client
         if not self.job_id:
-            ids = [job_id for one in identity.earlier for job_id in self.ids_of(one.job_id, len(job_ids))]
-            self._cancel_earlier(client.get_many(ids))
+            firsts = client.get_many([self.ids_of(one.job_id, 1)[0] for one in identity.earlier])
+            there = [one.job_id for one in identity.earlier if self.ids_of(one.job_id, 1)[0] in firsts]
+            self._cancel_earlier(client.get_many(i for one in there for i in self.ids_of(one, len(job_ids))))
             return
         prefixes = tuple(one.run_prefix for one in identity.earlier)
         known = client.get_many(job_ids)
@@ -174,7 +192,8 @@ class SubmittingTask(SchedulerTask):
         if not jobs:
             return
         self.log.info("Waiting for the end of %s, being cancelled", _these([job.job_id for job in jobs]))
-        for _ in self.hook.client.watch([Run(job.job_id, job.run_id) for job in jobs], timeout=END_SECONDS):
+        runs = [Run(job.job_id, job.run_id) for job in jobs]
+        for _ in self.hook.client.watch(runs, timeout=END_SECONDS, patient=True):
             pass
 
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
+from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 from airflow.triggers.base import BaseTrigger
 
 from sched_plugins.airflow.exceptions import named, translated
@@ -59,7 +60,15 @@ class SchedulerSensor(SchedulerTask, BaseSensorOperator):
         """Wait, deferred or not."""
         if not self.deferrable:
             return self._hand_on(context, super().execute(context))
-        found = self.poke(context)
+        try:
+            found = self.poke(context)
+        except AirflowException as error:
+            if self.never_fail:
+                raise AirflowSkipException(f"Skipping, since never_fail is set: {error}") from error
+            if not self.silent_fail:
+                raise
+            self.log.error("The first look failed: %s", error)
+            found = PokeReturnValue(False)
         if found.is_done:
             return self._hand_on(context, found.xcom_value)
         with translated():

@@ -36,7 +36,7 @@ class FinishedQueueSensor(SchedulerSensor):
 
     :param finished_queue: The queue's name; by default the finished queue of ``environment`` or else the scheduler. A
         failed queue works as well (templated).
-    :param job_ids: Only messages about these jobs, or one of them (templated).
+    :param job_ids: Only messages about these jobs, or one of them; without this parameter about any (templated).
     :param group_id: Only messages about jobs of this group (templated).
 
     See :class:`~sched_plugins.airflow.sensors.base.SchedulerSensor` for the other parameters.
@@ -48,21 +48,24 @@ class FinishedQueueSensor(SchedulerSensor):
         self,
         *,
         finished_queue: str | None = None,
-        job_ids: str | Sequence[str] = (),
+        job_ids: str | Sequence[str] | None = None,
         group_id: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        # Not whether they turn out to be none: a template that gives nothing must not take everything.
+        self._of_any_job = job_ids is None
         self.finished_queue = finished_queue
         self.job_ids = job_ids
         self.group_id = group_id
 
     @property
     def _wanted(self) -> list[str]:
-        return job_ids_of(self.job_ids) if self.job_ids else []
+        return [] if self._of_any_job else job_ids_of(self.job_ids)
 
     def look(self, context: Context) -> PokeReturnValue:
         """Receive up to fifty messages; what is not wanted goes back when all were seen."""
+        wanted = self._wanted
         connection, url = self._queue()
         sqs = connection.client("sqs")
         taken: FinishedMessage | None = None
@@ -74,7 +77,7 @@ class FinishedQueueSensor(SchedulerSensor):
                     WaitTimeSeconds=1, MessageSystemAttributeNames=["ApproximateReceiveCount"],
                 ).get("Messages", ())  # fmt: skip
                 for message in map(FinishedMessage.of, received):
-                    if taken is None and message.is_about(self._wanted, self.group_id):
+                    if taken is None and message.is_about(wanted, self.group_id):
                         taken = message
                     else:
                         back.append(message)
