@@ -27,6 +27,7 @@ from sched_plugins.airflow.operators.submit_jobs import SubmitJobsOperator
 from sched_plugins.airflow.sensors.finished_queue import FinishedQueueSensor
 from sched_plugins.airflow.sensors.job import JobSensor
 from sched_plugins.airflow.sensors.queue_drained import QueueDrainedSensor
+from sched_plugins.airflow.triggers import troubles
 from sched_plugins.airflow.triggers.finished_job import FinishedJobTrigger
 from sched_plugins.airflow.triggers.job import JobsTrigger, JobTrigger
 from sched_plugins.airflow.triggers.queue_drained import QueueDrainedTrigger
@@ -320,6 +321,7 @@ MET_LATER = {
 def test_a_trigger_that_meets_it_ends_the_wait_and_tells_the_task(
     busy: DeployedStack, monkeypatch: pytest.MonkeyPatch, trigger: Any, case: Case
 ) -> None:
+    monkeypatch.setattr(troubles, "REFUSAL_PATIENCE", 1.0)
     if case.denied:
         deny(monkeypatch, case.denied)
     given = {"scheduler": SCHEDULER, **TRIGGERS[trigger], **case.given}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from airflow_runs import run_of, xcom
 from deployed import SCHEDULER, DeployedStack
 from fleet_client import eventually
 from test_operators import TaskInstance
+from workers import ENVIRONMENT
 
 from sched_plugins.airflow import exceptions
 from sched_plugins.airflow.sensors.finished_queue import FinishedQueueSensor
@@ -133,6 +135,38 @@ def test_those_who_wait_at_one_queue_take_nothing_from_each_other(
     assert (had[0], had[1]) == (["own-1"], ["own-2"])
     assert len(set(itertools.chain(*had.values()))) == 4, "one message serves one sensor"
     assert {event["job_id"] for event in events[9]} == {"own-1", "own-3"}, "and a watcher sees every one that it wants"
+
+
+def test_a_watcher_and_a_sensor_of_an_environment_both_have_its_message(
+    stack: DeployedStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = stack.queue_url(f"{ENVIRONMENT}-job-queue-finished")
+    sensor = FinishedQueueSensor(task_id="s", environment=ENVIRONMENT, job_ids="shared", deferrable=True)
+    body = {"job_id": "shared", "status": "SUCCEEDED"}
+
+    def left() -> int:
+        counts = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        told = stack.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=counts)["Attributes"]
+        return sum(map(int, told.values()))
+
+    async def scene() -> dict[int, list[Any]]:
+        triggerer = Triggerer()
+        triggerer.start(1, FinishedJobTrigger(environment=ENVIRONMENT, job_ids=["shared"]))
+        await asyncio.sleep(1)
+        triggerer.start(2, await asyncio.to_thread(sensor.trigger))
+        await asyncio.sleep(1)
+        await asyncio.to_thread(stack.sqs.send_message, QueueUrl=queue, MessageBody=json.dumps(body))
+        async with asyncio.timeout(60):
+            while triggerer.events.keys() != {1, 2}:
+                await asyncio.sleep(0.05)
+        await triggerer.stop()
+        return triggerer.events
+
+    events = asyncio.run(scene())
+    assert (events[1], [event["message"] for event in events[2]]) == ([body], [body])
+    assert left() == 1, "the sensor's task does not have it yet"
+    assert sensor.execute_complete({"ti": TaskInstance("s", 0)}, events[2][0]) == body
+    assert left() == 0
 
 
 def test_a_message_of_a_task_that_is_gone_before_it_is_resumed_goes_to_another(

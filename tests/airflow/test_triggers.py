@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.providers.common.messaging.triggers import msg_queue
 from airflow.triggers.shared_stream import SharedStreamManager
 from test_client_watch import Table
 
+from sched_plugins.airflow.queues.finished_job import SchedulerMessageQueueProvider
+from sched_plugins.airflow.sensors.finished_queue import FinishedQueueSensor
 from sched_plugins.airflow.triggers import troubles, watcher
 from sched_plugins.airflow.triggers.base import SchedulerTrigger
+from sched_plugins.airflow.triggers.finished_job import FinishedJobTrigger
 from sched_plugins.airflow.triggers.job import JobsTrigger, JobTrigger, SharedWatchTrigger
 from sched_plugins.core.state import Status
-from sched_plugins.errors import NotPermitted, SchedulerError, Throttled, Unknown
+from sched_plugins.errors import NotPermitted, SchedulerError, SchedulerNotFound, Throttled, Unknown
 
 NOW = datetime.now(UTC)
 
@@ -60,6 +65,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> AsyncTable:
     for name, seconds in (("SHORTEST", 0.02), ("GATHER", 0.01)):
         monkeypatch.setattr(watcher, name, seconds)
     monkeypatch.setattr(troubles, "LONGEST_BACKOFF", 0.02)
+    monkeypatch.setattr(troubles, "REFUSAL_PATIENCE", 0.1)
     monkeypatch.setenv("AIRFLOW__SCHED__SETTLE_SECONDS", "0")
     monkeypatch.setattr("sched_plugins.airflow.triggers.job.LONGEST", 0.05)
     return made
@@ -148,7 +154,7 @@ def test_a_throttle_fails_nobody_and_a_refusal_tells_everybody(jobs: AsyncTable)
         for task in tasks[1:]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        jobs.troubles = [NotPermitted("cannot follow jobs: ask for the reader policy")]
+        jobs.troubles = [NotPermitted("cannot follow jobs: ask for the reader policy")] * 1000
         refused = SharedStreamManager()
         told = await asyncio.gather(*(fired(refused, number, waiting(number)) for number in (1, 2)))
         message = "cannot follow jobs: ask for the reader policy"
@@ -193,6 +199,35 @@ def test_every_setting_is_kept_and_decides_who_shares(trigger: JobTrigger) -> No
         assert JobTrigger(**{**kwargs, name: value}).shared_stream_key() != trigger.shared_stream_key()
 
 
+def test_those_who_name_the_same_finished_queue_share_it_whatever_they_name_it_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(msg_queue, "MESSAGE_QUEUE_PROVIDERS", [SchedulerMessageQueueProvider()])
+    asked = msg_queue.MessageQueueTrigger(scheme="sched", environment="solver", job_ids=["a"])
+    path, kwargs = asked.serialize()
+    assert path.endswith("finished_job.FinishedJobTrigger")
+    watcher = FinishedJobTrigger(**kwargs)
+    sensor = FinishedQueueSensor(task_id="s", environment="solver", job_ids="b", deferrable=True)
+    sensor.hook = SimpleNamespace(client=SimpleNamespace(scheduler="sim"))  # type: ignore[assignment]
+    named = {"finished_queue": "https://sqs/1/solver-job-queue-finished", "scheduler": "sim"}
+    key = watcher.shared_stream_key()
+    assert sensor.trigger().shared_stream_key() == FinishedJobTrigger(**named).shared_stream_key() == key
+
+    others = [
+        FinishedJobTrigger(**given)
+        for given in (
+            {"environment": "mesher"}, {"scheduler": "solver-2"}, {"finished_queue": "solver-job-queue-failed"},
+            {"environment": "solver", "region_name": "x"}, {}, {"aws_conn_id": "c"},
+        )
+    ]  # fmt: skip
+    keys = [key, *(other.shared_stream_key() for other in others)]
+    assert len(set(keys)) == len(keys), "and nobody else shares it"
+    monkeypatch.setenv("AIRFLOW__SCHED__DEFAULT_SCHEDULER", "sim")
+    unnamed = FinishedJobTrigger(aws_conn_id=None)
+    assert unnamed.shared_stream_key() == FinishedJobTrigger(aws_conn_id=None, scheduler="sim").shared_stream_key()
+    assert FinishedJobTrigger().shared_stream_key() == keys[-2], "a connection may name another"
+
+
 def test_signing_in_that_fails_for_a_while_fails_nobody(jobs: AsyncTable, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, refusals = SharedWatchTrigger._open_reader, [Throttled("STS is slow"), Unknown("STS does not answer")]
 
@@ -233,7 +268,7 @@ def test_a_task_is_not_resumed_before_airflow_has_heard_of_its_deferral(
         begun, told, times = asyncio.get_running_loop().time(), [], []
         told.append(await fired(SharedStreamManager(), 0, waiting(0)))
         times.append(asyncio.get_running_loop().time() - begun)
-        jobs.troubles = [NotPermitted("no")]
+        jobs.troubles = [SchedulerNotFound("no")]
         told.append(await fired(SharedStreamManager(), 0, waiting(0)))
         times.append(asyncio.get_running_loop().time() - begun)
         told += [event.payload async for event in waiting(0).run()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -139,15 +140,19 @@ class SchedulerHook(AwsBaseHook):
         :raises sched_plugins.errors.SchedulerError: The connection's profile, or its role, cannot be used; or STS
             cannot be asked just now.
         """
-        with self._signing_in():
+        with self.signing_in():
             session = super().get_session(region_name=region_name, deferrable=deferrable)
         if deferrable:
             _refresh_in_a_thread(session)
         return session
 
     @contextmanager
-    def _signing_in(self) -> Iterator[None]:
-        """Turn what botocore says of the connection's credentials into the package's errors."""
+    def signing_in(self) -> Iterator[None]:
+        """
+        Turn what botocore says of the connection's credentials into the package's errors.
+
+        :raises sched_plugins.errors.SchedulerError: In place of botocore's.
+        """
         from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 
         from sched_plugins.client.failures import explain
@@ -161,9 +166,10 @@ class SchedulerHook(AwsBaseHook):
                 "`aws configure list-profiles` shows where the task runs"
             ) from error
         except (ClientError, BotoCoreError) as error:
-            what, place = f"sign in with connection {self.aws_conn_id!r}", f"region {self.conn_config.region_name}"
+            what = f"sign in with connection {self.aws_conn_id!r}" if self.aws_conn_id else "sign in"
+            place = f"region {self.conn_config.region_name}"
             told = explain(error, what, place, loopback=False, missing=None)
-            if isinstance(told, Throttled | Unknown):
+            if isinstance(told, Throttled | Unknown) or not self.conn_config.role_arn:
                 raise told from error
             raise NotPermitted(
                 f"connection {self.aws_conn_id!r} cannot take role {self.conn_config.role_arn!r}: {error}. Check its "
@@ -198,7 +204,7 @@ class SchedulerHook(AwsBaseHook):
         Blocks while it reads the connection and botocore's files: call it in a thread.
         """
         session: Any = self.get_session(region_name=self.region_name, deferrable=True)
-        with self._signing_in():
+        with self.signing_in():
             session.get_scoped_config()  # read here, and not in the loop; there may be no such profile
             loader = session.get_component("data_loader")
             for kind in ("service-2", "endpoint-rule-set-1"):
@@ -275,10 +281,22 @@ class HookSession:
     def client(self, service_name: str, **settings: Any) -> Any:
         """Make a boto3 client."""
         own = self._hook.conn_config.get_service_endpoint_url(service_name)
-        return self._session.client(
+        made = self._session.client(
             service_name,
             **{**settings, "endpoint_url": own or settings.get("endpoint_url"), "verify": self._hook.verify},
         )
+        _let_handlers_renew(self._session)
+        return made
+
+
+def _let_handlers_renew(session: Any) -> None:
+    """Let a signal's handler, as a task's on_kill is one, use credentials while its thread renews them.
+
+    botocore's lock is not reentrant: the handler would wait for the thread that it interrupted, until it is killed.
+    """
+    credentials = getattr(getattr(session, "_session", None), "_credentials", None)  # as they are: loads none
+    if credentials is not None and isinstance(getattr(credentials, "_refresh_lock", None), type(threading.Lock())):
+        credentials._refresh_lock = threading.RLock()
 
 
 def _refresh_in_a_thread(session: Any) -> None:

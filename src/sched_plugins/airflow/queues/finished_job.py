@@ -12,7 +12,8 @@ class SchedulerMessageQueueProvider(BaseMessageQueueProvider):
 
     ``MessageQueueTrigger(scheme="sched", environment="solver")`` fires for each job that finishes there; further
     arguments are those of :class:`~sched_plugins.airflow.triggers.finished_job.FinishedJobTrigger`. A message is
-    deleted once Airflow has stored its event.
+    deleted once Airflow has stored its event, so a watcher consumes its queue: give each queue one watcher, and let no
+    sensor in another triggerer, or one that pokes, wait at it.
     """
 
     scheme = "sched"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Hashable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, Final
 
 from airflow.sdk.configuration import conf
@@ -62,21 +62,32 @@ class SchedulerTrigger(BaseEventTrigger):
         return SchedulerHook(**hook_settings(vars(self)))
 
     @property
+    def account(self) -> Hashable:
+        """Equal for triggers that reach AWS in the same way."""
+        config = json.dumps(self.botocore_config, sort_keys=True, default=str)
+        return (self.aws_conn_id or None, self.region_name, str(self.verify), config)
+
+    @property
     def place(self) -> Hashable:
         """Equal for triggers that reach the same scheduler in the same way."""
-        config = json.dumps(self.botocore_config, sort_keys=True, default=str)
-        return (self.aws_conn_id, self.region_name, str(self.verify), config, self.scheduler)
+        return (self.account, self.scheduler)
 
     @asynccontextmanager
     async def aws(self, service: str) -> AsyncIterator[tuple[SchedulerHook, Any]]:
-        """The hook, and an aiobotocore client made by it."""
+        """
+        The hook, and an aiobotocore client made by it.
+
+        :raises sched_plugins.errors.SchedulerError: The connection's credentials cannot be had, now or ever.
+        """
 
         def make() -> tuple[SchedulerHook, Any]:
             hook = self.hook()
             return hook, hook.async_client(service)
 
         hook, made = await asyncio.to_thread(make)
-        async with made as client:
+        async with AsyncExitStack() as opened:
+            with hook.signing_in():  # Containers' and processes' credentials are fetched only now.
+                client = await opened.enter_async_context(made)
             yield hook, client
 
     async def settle(self, began: float) -> None:

@@ -20,11 +20,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from airflow.sdk.configuration import conf
 from airflow.triggers.base import TriggerEvent
 from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sched_plugins.airflow.exceptions import SchedulerException
+from sched_plugins.airflow.hooks.scheduler import CONFIG_SECTION
 from sched_plugins.airflow.triggers.base import SchedulerTrigger, failure
 from sched_plugins.airflow.triggers.troubles import Troubles
 from sched_plugins.client.failures import explain
@@ -93,6 +95,11 @@ class FinishedJobTrigger(SchedulerTrigger):
     """
     Fire for finished jobs, as the finished queue tells of them.
 
+    Without ``claim``, as in an asset watcher, it consumes the queue: give a watcher a queue that nobody else reads.
+    Only triggers of one triggerer share what is received, those with the same connection settings that name the queue,
+    the environment or the scheduler. A sensor that pokes, or whose trigger runs in another triggerer, loses messages
+    to the watcher, and two watchers in two triggerers take them from each other.
+
     :param finished_queue: The queue; by default the finished queue of ``environment`` or else ``scheduler``. A failed
         queue (``<name>-job-queue-failed``) works as well.
     :param job_ids: Only for these jobs.
@@ -118,8 +125,18 @@ class FinishedJobTrigger(SchedulerTrigger):
         self.claim = claim
 
     def shared_stream_key(self) -> Hashable:
-        """Get the same key for all triggers of one queue."""
-        return ("sched-plugins.finished", self.place, self.environment, self.finished_queue)
+        """Get the same key for all triggers of one queue, by whichever of its names they know it."""
+        return ("sched-plugins.finished", self.account, self._named_queue)
+
+    @property
+    def _named_queue(self) -> str | None:
+        """The queue's name; None where only the connection may tell it, since reading that blocks."""
+        if self.finished_queue:
+            return finished_queue(self.finished_queue, "")
+        owner = self.environment or self.scheduler
+        if not owner and not self.aws_conn_id:
+            owner = conf.get(CONFIG_SECTION, "default_scheduler", fallback="")
+        return finished_queue(None, owner) if owner else None
 
     @classmethod
     def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> SharedStreamProducer:
@@ -246,10 +263,12 @@ class FinishedQueueProducer(SharedStreamProducer):
         """Delete what is done with; what cannot be deleted now comes again, and is recognised by its ``event_id``."""
         for message in messages:
             self._held.pop(message.receipt_handle, None)
+            if message.claimed:
+                continue  # Its sensor's task deletes it, also if a watcher took part in it.
             try:
                 if message.shared:
                     await self._call("delete_message", ReceiptHandle=message.receipt_handle)
-                elif not message.claimed:
+                else:
                     seconds = message.back_after if message.received else 0
                     await self._call(
                         "change_message_visibility", ReceiptHandle=message.receipt_handle, VisibilityTimeout=seconds

@@ -15,9 +15,11 @@ from sched_plugins.airflow.hooks.scheduler import CONFIG_SECTION
 from sched_plugins.airflow.identity import fitted
 from sched_plugins.airflow.ranges import expand
 from sched_plugins.airflow.triggers.base import ENDED, SchedulerTrigger, failure
+from sched_plugins.airflow.triggers.canceller import cancel_runs
 from sched_plugins.airflow.triggers.watcher import LONGEST, Watcher, watcher_of
+from sched_plugins.client import Cancellation
 from sched_plugins.client.async_records import AsyncRecords
-from sched_plugins.client.run import Run, Standing, standing
+from sched_plugins.client.run import Run, Standing
 from sched_plugins.client.watch import Ended
 from sched_plugins.core import limits
 from sched_plugins.core.state import Status
@@ -94,16 +96,14 @@ class SharedWatchTrigger(SchedulerTrigger):
             await asyncio.gather(over, broken, return_exceptions=True)
 
     async def on_kill(self) -> None:
-        """Cancel the jobs: somebody marked or cleared the deferred task."""
+        """Cancel the jobs: somebody marked or cleared the deferred task. Those killed together share the requests."""
         if self.cancel_on_kill:
-            await asyncio.to_thread(self._cancel)
+            key = (self.place, self.environment)
+            answers = await cancel_runs(key, lambda: self.hook().client, self.runs)
+            await asyncio.to_thread(self._tell, answers)  # There may be thousands.
 
-    def _cancel(self) -> None:
-        """Cancel the runs that have not ended; a later run of the same job is not this task's."""
-        client, runs = self.hook().client, self.runs()
-        known = client.get_many(run.job_id for run in runs)
-        live = [run.job_id for run in runs if standing(run, known.get(run.job_id)) is Standing.WAITING]
-        for answer in client.cancel_many(live):
+    def _tell(self, answers: Sequence[Cancellation]) -> None:
+        for answer in answers:
             self.log.info("Cancelling job %s: %s", answer.job_id, answer.error or answer.outcome)
 
 

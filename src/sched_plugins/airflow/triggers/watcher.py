@@ -9,7 +9,7 @@ future; one task, the poll of the *shared stream* that all of them subscribe to,
 - What is known is state, not a message: nothing is broadcast to ten thousand queues when one job ends, and only whom it
   concerns is woken.
 - A throttle or an outage makes the looks rarer, and fails nobody. A refusal does, after a minute, since it may be a
-  change of credentials; at the first look it does at once.
+  change of credentials; at the first look, one that is not about them does at once.
 
 Nothing here blocks the event loop: AWS is asked by one aiobotocore client, and long answers are read in slices.
 """
@@ -84,7 +84,7 @@ class Watcher:
         """Look until cancelled; nothing is ever yielded.
 
         Raises:
-            SchedulerError: AWS refused the looks for a minute, or the first one.
+            SchedulerError: AWS refused the looks for a minute; or the first one, for another reason than credentials.
         """
         # One poll at a time: that of an earlier group of triggers may be about to end.
         async with self._turn, AsyncExitStack() as opened:

@@ -1,0 +1,163 @@
+"""Deferred tasks that are killed together: their jobs are cancelled together, beside the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from client_stack import NAME, REGION, ClientStack, client_stack
+
+from sched_plugins.airflow.hooks.scheduler import HookSession
+from sched_plugins.airflow.triggers import canceller
+from sched_plugins.airflow.triggers.canceller import cancel_runs
+from sched_plugins.airflow.triggers.job import JobsTrigger, JobTrigger, SharedWatchTrigger
+from sched_plugins.client.run import Run
+from sched_plugins.errors import NotPermitted
+
+CANCEL = f"{NAME}-cancel"
+
+
+@pytest.fixture
+def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientStack]:
+    with client_stack(monkeypatch) as found:
+        yield found
+    assert canceller._WORKING == {}
+
+
+@pytest.fixture
+def made(stack: ClientStack, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """The boto3 clients that hooks made, each with whether that was in the event loop's thread."""
+    clients: list[tuple[str, bool]] = []
+    client = HookSession.client
+
+    def counted(self: Any, service: str, **settings: Any) -> Any:
+        clients.append((service, threading.current_thread() is threading.main_thread()))
+        real = client(self, service, **settings)
+        return stack.functions if service == "lambda" else real
+
+    monkeypatch.setattr(HookSession, "client", counted)
+    return clients
+
+
+def submit(stack: ClientStack, *job_ids: str, run_id: str = "r") -> None:
+    stack.client.submit_many(
+        [{"job_id": job_id, "commands": ["x"]} for job_id in job_ids], run_ids=[run_id] * len(job_ids)
+    )
+
+
+def statuses(stack: ClientStack) -> dict[str, str]:
+    return {job.job_id: str(job.status) for job in stack.client.list(limit=1000)}
+
+
+def cancelled(stack: ClientStack) -> list[int]:
+    """How many jobs each request to cancel named."""
+    return [len(event["job_ids"]) for name, event in stack.functions.requests if name == CANCEL]
+
+
+def killed(*triggers: SharedWatchTrigger) -> list[Any]:
+    """What each ``on_kill`` raises, in one event loop."""
+
+    async def scene() -> list[Any]:
+        return await asyncio.gather(*(trigger.on_kill() for trigger in triggers), return_exceptions=True)
+
+    return asyncio.run(scene())
+
+
+WAY: dict[str, Any] = {"scheduler": NAME, "aws_conn_id": None, "region_name": REGION}
+
+
+def test_many_tasks_that_are_killed_at_once_share_a_client_and_its_requests(
+    stack: ClientStack, made: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sched_plugins.client.submission.BATCH", 10)
+    job_ids = [f"j{number}" for number in range(13)]
+    many = [f"m/{number:06d}" for number in range(3)]
+    submit(stack, *job_ids, *many, "other")
+    triggers: list[SharedWatchTrigger] = [JobTrigger(job_id=job_id, run_id="r", **WAY) for job_id in job_ids]
+    kept = JobTrigger(job_id="other", run_id="r", cancel_on_kill=False, **WAY)
+    told = killed(*triggers, JobsTrigger(base="m", numbers={"r": "0-2"}, **WAY), kept)
+    assert set(told) == {None}
+    assert Counter(statuses(stack).values()) == {"CANCELLED": 16, "QUEUED": 1}
+    assert sorted(made) == [("dynamodb", False), ("lambda", False)], "once, and not in the event loop"
+    assert sorted(cancelled(stack)) == [6, 10]
+
+
+def test_only_the_own_runs_are_cancelled(stack: ClientStack, made: list[tuple[str, bool]]) -> None:
+    submit(stack, "again", run_id="r1")
+    stack.change("again", run_id="r2", run_ids=("r1", "r2"))
+    submit(stack, "own")
+    triggers = [JobTrigger(job_id=job_id, run_id=run_id, **WAY) for job_id, run_id in (("again", "r1"), ("own", "r"))]
+    assert killed(*triggers) == [None, None]
+    assert statuses(stack) == {"again": "QUEUED", "own": "CANCELLED"}
+    assert cancelled(stack) == [1]
+
+
+def test_an_error_is_told_to_each_and_keeps_nobody_later_from_cancelling(
+    stack: ClientStack, made: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(stack, "a", "b")
+    triggers = [JobTrigger(job_id=job_id, run_id="r", **WAY) for job_id in ("a", "b")]
+    refusals: list[Exception] = [NotPermitted("ask for the reader policy"), KeyError("odd")]
+    get_many = type(stack.client).get_many
+
+    def refused(self: Any, job_ids: Any) -> Any:
+        if refusals:
+            raise refusals.pop(0)
+        return get_many(self, job_ids)
+
+    monkeypatch.setattr(type(stack.client), "get_many", refused)
+    assert [type(error) for error in killed(*triggers)] == [NotPermitted, NotPermitted]
+    assert [type(error) for error in killed(*triggers)] == [KeyError, KeyError]
+    assert killed(*triggers) == [None, None]
+    assert set(statuses(stack).values()) == {"CANCELLED"}
+
+
+def test_who_may_wait_no_longer_does_not_keep_the_job_running(stack: ClientStack, made: list[tuple[str, bool]]) -> None:
+    submit(stack, "late", "b")
+
+    async def scene() -> None:
+        late, other = (JobTrigger(job_id=job_id, run_id="r", **WAY) for job_id in ("late", "b"))
+        waiting = asyncio.ensure_future(other.on_kill())
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(late.on_kill(), 0.01)  # as Airflow does after 30 s
+        await waiting
+
+    asyncio.run(scene())
+    assert statuses(stack) == {"late": "CANCELLED", "b": "CANCELLED"}
+
+
+def test_each_place_has_a_client_which_serves_who_comes_meanwhile(stack: ClientStack) -> None:
+    submit(stack, "a", "b", "c")
+    makers: list[str] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def maker(place: str) -> Any:
+        def make() -> Any:
+            makers.append(place)
+            begun.set()
+            assert go_on.wait(20)
+            return stack.client
+
+        return make
+
+    async def scene() -> list[Any]:
+        asked = [
+            asyncio.ensure_future(cancel_runs(place, maker(place), lambda job_id=job_id: [Run(job_id)]))
+            for place, job_id in (("here", "a"), ("there", "b"))
+        ]
+        assert await asyncio.to_thread(begun.wait, 20)
+        asked += [
+            asyncio.ensure_future(cancel_runs(place, maker("again"), lambda: [Run("c")])) for place in ("here", "there")
+        ]
+        await asyncio.sleep(0)
+        go_on.set()
+        return await asyncio.gather(*asked)
+
+    told = asyncio.run(asyncio.wait_for(scene(), 20))
+    assert [[one.job_id for one in answers] for answers in told[:2]] == [["a"], ["b"]]
+    assert statuses(stack) == {"a": "CANCELLED", "b": "CANCELLED", "c": "CANCELLED"}
+    assert sorted(makers) == ["here", "there"]
