@@ -149,6 +149,16 @@ def test_a_kill_does_not_cancel_the_job_of_another_task_that_has_the_same_id(sta
         assert not deferred.value.trigger.cancel_on_kill
 
 
+def test_a_deferred_task_that_shares_one_of_its_jobs_cancels_the_others_only(stack: ClientStack) -> None:
+    group = {"group_id": "g"}
+    stack.client.submit({"job_id": "mine/000000", "commands": ["x"], **group}, run_id="of-another")
+    with pytest.raises(TaskDeferred) as deferred:
+        executed(many(stack, 2, job_id="mine", common=group))
+    trigger = deferred.value.trigger
+    assert [run.job_id for run in trigger.runs()] == ["mine/000000", "mine/000001"]
+    assert [run.job_id for run in trigger.own_runs()] == ["mine/000001"]
+
+
 def test_a_kill_in_a_long_pause_of_a_submission_is_noticed_at_once(stack: ClientStack) -> None:
     operator = one(stack)
     stack.functions.functions[SUBMIT] = lambda event: Throttled("later")

@@ -97,8 +97,8 @@ class SubmitJobsOperator(SubmittingTask):
             if waiting and self.deferrable:
                 numbers = {run_id: compact(found) for run_id, found in waiting.items()}
                 trigger = JobsTrigger(
-                    base=self._base(identity), numbers=numbers, cancel_on_kill=self.cancel_on_kill,
-                    **self.trigger_settings(),
+                    base=self._base(identity), numbers=numbers, own_prefix=identity.run_prefix,
+                    cancel_on_kill=self.cancel_on_kill, **self.trigger_settings(),
                 )  # fmt: skip
                 # Told on, since they would come out otherwise if somebody edits the DAG meanwhile.
                 those = {"base": self._base(identity), "number": len(ids), "digest": identity.digest}

@@ -47,6 +47,10 @@ class SharedWatchTrigger(SchedulerTrigger):
         """List the runs that are waited for."""
         raise NotImplementedError
 
+    def own_runs(self) -> list[Run]:
+        """List those of the runs that a kill of the task cancels."""
+        return self.runs()
+
     def payload(self, ended: Sequence[Ended]) -> dict[str, Any]:
         """Tell what became of all runs."""
         raise NotImplementedError
@@ -99,7 +103,7 @@ class SharedWatchTrigger(SchedulerTrigger):
         """Cancel the jobs: somebody marked or cleared the deferred task. Those killed together share the requests."""
         if self.cancel_on_kill:
             key = (self.place, self.environment)
-            answers = await cancel_runs(key, lambda: self.hook().client, self.runs)
+            answers = await cancel_runs(key, lambda: self.hook().client, self.own_runs)
             await asyncio.to_thread(self._tell, answers)  # There may be thousands.
 
     def _tell(self, answers: Sequence[Cancellation]) -> None:
@@ -154,9 +158,11 @@ class JobsTrigger(SharedWatchTrigger):
     :param numbers: … for each run id the jobs that it belongs to, as ``"0-4999,5003"``: thousands of jobs in a few
         characters, since a trigger's arguments are stored in Airflow's database.
     :param may_come: The jobs need not exist yet.
+    :param own_prefix: What the ids of the task's own runs begin with. Others, which serve it as well, are not cancelled
+        with it.
     """
 
-    own_fields = ("job_ids", "base", "numbers", "may_come", "cancel_on_kill")
+    own_fields = ("job_ids", "base", "numbers", "may_come", "own_prefix", "cancel_on_kill")
 
     def __init__(
         self,
@@ -165,9 +171,11 @@ class JobsTrigger(SharedWatchTrigger):
         base: str = "",
         numbers: dict[str, str] | None = None,
         may_come: bool = False,
+        own_prefix: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.own_prefix = own_prefix
         self.job_ids = list(job_ids)
         self.base = base
         self.numbers = numbers or {}
@@ -181,6 +189,10 @@ class JobsTrigger(SharedWatchTrigger):
             for run_id, ranges in self.numbers.items()
             for number in expand(ranges)
         ]
+
+    def own_runs(self) -> list[Run]:
+        """List the runs that the task itself has submitted."""
+        return [run for run in self.runs() if run.run_id.startswith(self.own_prefix)]
 
     def payload(self, ended: Sequence[Ended]) -> dict[str, Any]:
         """Tell how many succeeded."""
