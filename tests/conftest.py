@@ -38,7 +38,7 @@ LONGEST = "test_standalone.py"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that wait take turns with files that compute: three that wait at once leave a core idle."""
+    """Files that wait take turns with files that compute: several that wait at once leave a core idle."""
     files = dict.fromkeys(item.path for item in items)
     waiting = [file for file in files if file.relative_to(TESTS).parts[0] in WAITING]
     computing = [file for file in files if file not in waiting]
