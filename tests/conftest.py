@@ -33,8 +33,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 TESTS = Path(__file__).parent
 WAITING = {"acceptance", "airflow", "prefect", "stack"}
 """Folders whose tests wait for processes; the others compute."""
-LONGEST = "test_standalone.py"
-"""Takes five minutes, of waiting mostly: begun late, it would be left over with nothing beside it."""
+LONG = (
+    "test_standalone.py", "test_cylinder_flow.py", "test_uploads.py", "test_executor_runs.py", "test_cli_stack.py",
+    "test_pipelines.py", "test_local_server.py", "test_staging.py", "test_environment_stack.py",
+    "test_scheduler_stack.py", "test_operators.py", "test_chaos.py",
+)  # fmt: skip
+"""Those of them that take longest, the longest first: begun late, they would be left over with a core idle."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     files = dict.fromkeys(item.path for item in items)
     waiting = [file for file in files if file.relative_to(TESTS).parts[0] in WAITING]
     computing = [file for file in files if file not in waiting]
-    waiting.sort(key=lambda file: file.name != LONGEST)
+    waiting.sort(key=lambda file: LONG.index(file.name) if file.name in LONG else len(LONG))
     turns = [file for pair in zip_longest(waiting, computing) for file in pair if file]
     place = {file: number for number, file in enumerate(turns)}
     items.sort(key=lambda item: place[item.path])
