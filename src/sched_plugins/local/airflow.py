@@ -201,6 +201,7 @@ def _defaults(home: Path, dags: Path, settings: Mapping[str, str]) -> dict[str, 
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
         # A file that has changed is read within seconds; one that has not, rarely, since reading takes processor time.
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
@@ -335,6 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             taken = [name for name, value in settings.items() if airflow.environment[name] == value]
             say(f"Airflow: [bold]{airflow.url}[/bold]  (no login is needed; Ctrl-C stops everything)")
             console.print(f"          DAG files: {airflow.dags}  (read there; add yours)\n          log: {airflow.log}")
+            console.print(f"          for `airflow` commands: export AIRFLOW_HOME={airflow.home}")
             if taken:
                 console.print(f"          taken from the environment: {', '.join(sorted(taken))}")
             _until_interrupted(airflow)
