@@ -59,7 +59,7 @@ airflow: $(VENV)/.airflow  ## Start Airflow with the DAGs beside a laptop stack,
 	@$(BIN)/python -m sched_plugins.local.airflow airflow_dags pipelines/cylinder_flow
 
 test: $(VENV)/.dev  ## Run all tests
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 4 --no-loadscope-reorder
 
 lint: $(VENV)/.dev $(VENV)/.checkov  ## Lint, types, import order
 	@$(BIN)/ruff check .

@@ -8,6 +8,7 @@ import os
 import signal
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import botocore.session
 import pytest
@@ -33,23 +34,45 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 TESTS = Path(__file__).parent
 WAITING = {"acceptance", "airflow", "prefect", "stack"}
 """Folders whose tests wait for processes; the others compute."""
+TOGETHER = {"acceptance", "airflow"}
+"""Folders whose files share what takes long to start, a stack or Airflow's database: one process runs them all."""
+APART = {"test_standalone.py", "test_executor_runs.py", "test_make_airflow.py"}
+"""Files of theirs that start all that they need themselves."""
 LONG = (
-    "test_standalone.py", "test_cylinder_flow.py", "test_uploads.py", "test_executor_runs.py", "test_cli_stack.py",
-    "test_pipelines.py", "test_local_server.py", "test_staging.py", "test_environment_stack.py",
-    "test_scheduler_stack.py", "test_operators.py", "test_chaos.py",
+    "test_standalone.py", "acceptance", "test_executor_runs.py", "airflow", "test_cylinder_flow.py", "test_client.py",
+    "test_pipelines.py", "test_local_server.py", "test_staging.py", "test_environment_stack.py", "test_cli_stack.py",
+    "test_scheduler_stack.py",
 )  # fmt: skip
-"""Those of them that take longest, the longest first: begun late, they would be left over with a core idle."""
+"""What takes longest, the longest first: begun late, it would be left over with a core idle."""
+
+
+def together(file: Path) -> str:
+    """The name of what one process runs together with a file: its folder, or the file alone."""
+    folder = file.parent.name
+    return folder if folder in TOGETHER and file.name not in APART else file.name
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that wait take turns with files that compute: several that wait at once leave a core idle."""
-    files = dict.fromkeys(item.path for item in items)
-    waiting = [file for file in files if file.relative_to(TESTS).parts[0] in WAITING]
-    computing = [file for file in files if file not in waiting]
-    waiting.sort(key=lambda file: LONG.index(file.name) if file.name in LONG else len(LONG))
-    turns = [file for pair in zip_longest(waiting, computing) for file in pair if file]
-    place = {file: number for number, file in enumerate(turns)}
-    items.sort(key=lambda item: place[item.path])
+    """Tests that wait take turns with tests that compute: several that wait at once leave a core idle."""
+    groups = {together(item.path): item.path.relative_to(TESTS).parts[0] in WAITING for item in items}
+    waiting = [name for name, waits in groups.items() if waits]
+    computing = [name for name, waits in groups.items() if not waits]
+    waiting.sort(key=lambda name: LONG.index(name) if name in LONG else len(LONG))
+    turns = [name for pair in zip_longest(waiting, computing) for name in pair if name]
+    place = {name: number for number, name in enumerate(turns)}
+    items.sort(key=lambda item: place[together(item.path)])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each process of ``pytest -n`` whole files or folders."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return together(Path(nodeid.partition("::")[0]))
+
+    return Together(config, log)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

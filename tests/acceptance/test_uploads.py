@@ -12,7 +12,7 @@ import pytest
 from account import Account, eventually
 from conftest import MAX_WORKERS
 
-FOLDERS = int(os.environ.get("SCHED_TEST_UPLOADED_FOLDERS", "50"))
+FOLDERS = int(os.environ.get("SCHED_TEST_UPLOADED_FOLDERS", "32"))
 # More cost time alone: SCHED_TEST_UPLOADED_FOLDERS=200 is the size that users ask about.
 COPIED_FOLDERS = int(os.environ.get("SCHED_TEST_COPIED_FOLDERS", "12"))
 SCRIPT = b"#!/bin/sh\nset -e\ncp input.txt output.txt\n"

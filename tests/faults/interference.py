@@ -6,10 +6,9 @@ it may for a function that the platform froze for minutes. The conditions of the
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
-from matrix import READS
+from matrix import EVERYTHING, READS
 from story import Story
 
 from sched_plugins.core.state import Status
@@ -97,11 +96,10 @@ def moments(story: Story) -> list[tuple[int, str]]:
     """The calls before which others act: those that commit what was decided, or with ``SCHED_FAULTS=all`` every one."""
     clean = Faults()
     story.simulate(clean)
-    everything = os.environ.get("SCHED_FAULTS") == "all"
     return [
         (number, call)
         for number, call in enumerate(clean.calls)
-        if (call not in READS if everything else call in COMMITS)
+        if (call not in READS if EVERYTHING else call in COMMITS)
     ]
 
 

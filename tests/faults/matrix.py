@@ -24,9 +24,19 @@ READS = frozenset(
 """Calls that change nothing."""
 
 
-def ways(call: str) -> list[Way]:
-    """How a call can go wrong; a read that comes late is one whose reply is lost."""
-    return [way for way in Way if way is not Way.COMES_LATE or call not in READS]
+EVERYTHING = os.environ.get("SCHED_FAULTS") == "all"
+
+
+def ways(number: int, call: str) -> list[Way]:
+    """How a call can go wrong.
+
+    A read changes nothing, so whether it fails, its reply is lost or it comes late is the same but for the error that
+    its caller gets. Reads take turns with the two errors, unless ``SCHED_FAULTS=all``.
+    """
+    if call not in READS:
+        return list(Way)
+    errors = [Way.FAILS, Way.LOSES_REPLY]
+    return [*(errors if EVERYTHING else [errors[number % 2]]), Way.CALLER_DIES]
 
 
 def broken(story: Story, simulation: Simulation) -> list[str]:
@@ -54,8 +64,8 @@ def boundaries(story: Story) -> tuple[int, list[tuple[int, Way]]]:
         over = sum(run.is_over for run in simulation.commands.runs.values())
         state = (call, len(simulation.tables.history), len(simulation.queues.sent), instances, over)
         seen[state] += 1
-        if seen[state] <= 2 or os.environ.get("SCHED_FAULTS") == "all":
-            chosen.extend((number, way) for way in ways(call))
+        if seen[state] <= 2 or EVERYTHING:
+            chosen.extend((number, way) for way in ways(number, call))
 
     faults = Faults(before=look)
     simulation = story.begin(faults)

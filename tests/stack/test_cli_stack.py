@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from fleet_client import eventually
+from typed import Typed
 
 PATIENCE = "90"
 SLEEP = f"9{os.getpid()}.25"
@@ -30,12 +31,8 @@ class User:
             name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SCHED_"))
         } | {"SCHED_LOCAL_STATE": str(folder / "state"), "NO_COLOR": "1"}
 
-    def start(self, line: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "sched_plugins.cli", *shlex.split(line)]
-        return subprocess.Popen(
-            words, cwd=self.folder, env=self.environment, text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+    def start(self, line: str) -> Typed:
+        return Typed(shlex.split(line), self.folder, self.environment)
 
     def types(self, line: str, code: int = 0) -> tuple[str, str]:
         """Run ``sched <line>``; its stdout and stderr."""
@@ -129,7 +126,6 @@ def test_a_cancelled_job_leaves_no_processes(user: User) -> None:
     eventually(lambda: len(sleeping()) == 2, 90)
     assert "slow" in user.types("workers -s sim")[0]
     waiting = user.start("wait -s sim slow")
-    assert waiting.stderr is not None
     assert "slow is" in waiting.stderr.readline()
     waiting.send_signal(signal.SIGINT)
     _, err = waiting.communicate(timeout=30)

@@ -215,13 +215,9 @@ def test_the_environment_can_be_evaluated_by_a_shell(folder: Path) -> None:
 def test_the_aws_command_of_that_shell_talks_to_the_stack(folder: Path, tmp_path: Path, shell: str) -> None:
     info = lifecycle.up(state_dir=folder)
     FleetClient(info).client("sqs").create_queue(QueueName="here")
-    asked = [
-        "sqs list-queues",
-        "s3 ls",
-        "dynamodb list-tables",
-        "cloudformation list-stacks",
-        "stepfunctions list-state-machines",
-    ]
+    asked = ["sqs list-queues", "s3 ls"]
+    if shell == "sh":  # each service in one shell is enough; each `aws` takes a second
+        asked += ["dynamodb list-tables", "cloudformation list-stacks", "stepfunctions list-state-machines"]
     script = "; ".join(['eval "$1"', *(f"aws {command}" for command in asked), "unset AWS_ENDPOINT_URL"])
     done = subprocess.run(
         [shell, "-eu", "-c", script, shell, lifecycle.shell_environment(info)],
@@ -230,9 +226,8 @@ def test_the_aws_command_of_that_shell_talks_to_the_stack(folder: Path, tmp_path
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert f"{info.endpoint}/{info.account}/here" in done.stdout
-    assert lifecycle.describe(info)["calls"] == {
-        "sqs": 2, "s3": 1, "dynamodb": 1, "cloudformation": 1, "states": 1,
-    }  # fmt: skip
+    others = dict.fromkeys(("dynamodb", "cloudformation", "states"), 1) if shell == "sh" else {}
+    assert lifecycle.describe(info)["calls"] == {"sqs": 2, "s3": 1, **others}
 
 
 def test_in_that_shell_the_stack_is_known_in_every_folder(folder: Path, tmp_path: Path) -> None:
