@@ -36,6 +36,8 @@ $(VENV)/.demo: pyproject.toml requirements.lock | $(BIN)/uv
 	@$(call install,-e '.[demo]')
 	@touch $@
 
+# The tests start some 500 processes, several at once: without this the first ones all compile the same packages.
+$(VENV)/.dev: export UV_COMPILE_BYTECODE := 1
 $(VENV)/.dev: pyproject.toml requirements.lock | $(BIN)/uv
 	@echo "Installing into $(VENV) …"
 	@$(call install,-e '$(WITH_AIRFLOW)' --group dev)

@@ -39,7 +39,7 @@ TOGETHER = {"acceptance", "airflow"}
 APART = {"test_standalone.py", "test_executor_runs.py", "test_make_airflow.py"}
 """Files of theirs that start all that they need themselves."""
 LONG = (
-    "test_standalone.py", "acceptance", "test_executor_runs.py", "airflow", "test_cylinder_flow.py", "test_client.py",
+    "test_standalone.py", "acceptance", "test_cylinder_flow.py", "test_executor_runs.py", "airflow", "test_client.py",
     "test_pipelines.py", "test_local_server.py", "test_staging.py", "test_environment_stack.py", "test_cli_stack.py",
     "test_scheduler_stack.py",
 )  # fmt: skip

@@ -77,8 +77,9 @@ class Airflow:
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__CORE__EXECUTOR": f"Jobs:{EXECUTOR},LocalExecutor",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
-            "AIRFLOW__CORE__PARALLELISM": "256",
-            "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "256",
+            # More than any test's tasks; the LocalExecutor beside ours starts as many processes.
+            "AIRFLOW__CORE__PARALLELISM": "64",
+            "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "64",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "AIRFLOW__CORE__FERNET_KEY": "",
             "AIRFLOW__API__PORT": str(self.port),
@@ -90,7 +91,9 @@ class Airflow:
             "AIRFLOW__SCHEDULER__MAX_TIS_PER_QUERY": "256",
             "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(free_port()),
             "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
-            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "4",
+            # How soon the tasks of one that was killed are adopted. On a loaded machine one that lives may say so as
+            # rarely as that, and would adopt its own tasks again and again.
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
             "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "2",
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
             "AIRFLOW__SCHED_EXECUTOR__SCHEDULER": SCHEDULER,
