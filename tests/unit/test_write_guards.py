@@ -170,6 +170,7 @@ GUARDED: tuple[Guarded, ...] = (
         "run_id": (NEW_RUN, "a request to cancel one run cancels the next"),
         "attempt": (NEW_ATTEMPT, "a request that was decided on an old attempt cancels a newer one"),
         "status": ({"status": "SUCCEEDED"}, "a job that has ended is marked as to be cancelled"),
+        "command_id": ({"command_id": "command-9"}, "a command that was just accepted runs on until the next sweep"),
     }),
     Guarded(write.job("reject", None, REJECTION, write.absent("job_id")), None, {
         "job_id": (records.to_item(REJECTION.changed(pending="")), "a repeated bad message is told of twice"),

@@ -174,4 +174,10 @@ def cancel_queued(job: JobRecord, now: datetime) -> tuple[JobRecord, Write]:
 def request_cancel(job: JobRecord, now: datetime) -> tuple[JobRecord, Write]:
     """A live job is asked to end; it stays held until its command is over."""
     asked = job.changed(cancel_requested=job.cancel_requested or to_text(now), updated_at=now)
-    return asked, write.job("cancel.live", job, asked, *write.fence(job), write.one_of("status", sorted(LIVE)))
+    return asked, write.job(
+        "cancel.live", job, asked,
+        *write.fence(job),
+        write.one_of("status", sorted(LIVE)),
+        # Its command was accepted since: that is what must be ended.
+        write.equals("command_id", job.command_id),
+    )  # fmt: skip
