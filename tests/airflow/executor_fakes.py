@@ -12,7 +12,8 @@ from sched_plugins.airflow.executors.courier import Courier
 from sched_plugins.airflow.executors.settings import ExecutorSettings
 from sched_plugins.client import Ended, Job, JobSpec, Outcome, Run, Standing, Status, Submitted
 from sched_plugins.client.submission import Cancellation
-from sched_plugins.errors import JobNotFound, QueueNotFound, SchedulerError
+from sched_plugins.core import names
+from sched_plugins.errors import EnvironmentNotFound, JobNotFound, SchedulerError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -31,7 +32,7 @@ class FakeScheduler:
         """What a call raises, by its name."""
         self.refused: dict[str, SchedulerError] = {}
         """What a job, or the storing of a parameter, is answered with, by id or name."""
-        self.missing_queues: set[str] = set()
+        self.missing_environments: set[str] = set()
         """A job for one of these has all jobs of its call refused."""
         self.bad: dict[str, SchedulerError] = {}
         """What all jobs of a call are refused with, by the id of the job that is to blame."""
@@ -50,11 +51,13 @@ class FakeScheduler:
 
     # The client
 
-    def submit_many(self, jobs: Iterable[Mapping[str, Any]], *, run_ids: list[str]) -> list[Submitted]:
+    def submit_many(
+        self, jobs: Iterable[Mapping[str, Any]], *, run_ids: list[str], environment: str = "grid"
+    ) -> list[Submitted]:
         self._call("submit")
         jobs = list(jobs)
-        if missing := self.missing_queues & {fields.get("queue") for fields in jobs}:
-            raise QueueNotFound(f"there are no queues {sorted(missing)}")
+        if environment in self.missing_environments:
+            raise EnvironmentNotFound(f"there is no environment {environment}")
         if blamed := next((fields["job_id"] for fields in jobs if fields["job_id"] in self.bad), None):
             raise self.bad[blamed]
         answers = []
@@ -64,7 +67,7 @@ class FakeScheduler:
             if error is None or self.lost_replies:
                 outcome = Outcome.DUPLICATE if job_id in self.jobs else Outcome.ACCEPTED
                 self.fields.setdefault(job_id, fields)
-                self.jobs.setdefault(job_id, record(job_id, run_id, fields))
+                self.jobs.setdefault(job_id, record(job_id, run_id, environment))
             answers.append(Submitted(job_id, run_id, None if error else outcome, error=error))
         return answers
 
@@ -130,9 +133,9 @@ class FakeScheduler:
         self.jobs[job_id] = self.jobs[job_id].changed(status=status, **changes)
 
 
-def record(job_id: str, run_id: str, fields: Mapping[str, Any]) -> Job:
+def record(job_id: str, run_id: str, environment: str = "grid") -> Job:
     """The record of a new job."""
     spec = JobSpec(job_id=job_id, retry=0, ssm_document="AWS-RunShellScript", commands=("true",))
     times = dict.fromkeys(("submitted_at", "updated_at", "queued_at"), NOW)
-    queue = str(fields.get("queue", "grid-job-queue"))
+    queue = names.job_queue(environment)
     return Job(spec=spec, run_id=run_id, run_ids=(run_id,), status=Status.QUEUED, queue=queue, **times)

@@ -102,7 +102,11 @@ def test_a_task_becomes_a_job_and_its_end_an_event(executor: SchedulerExecutor, 
     assert turn(executor) == {}
     [(job_id, fields)] = scheduler.fields.items()
     assert job_id == "airflow--1-1"
-    assert (fields["queue"], fields["timeout_seconds"], fields["environment"]["C"]) == ("big-job-queue", 60, "d")
+    assert (scheduler.jobs[job_id].queue, fields["timeout_seconds"], fields["environment"]["C"]) == (
+        "big-job-queue",
+        60,
+        "d",
+    )
     assert fields["environment"]["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://airflow/execution/"
     assert executor.running == {one.key}
     assert executor.slots_available == 7

@@ -30,11 +30,10 @@ def courier(scheduler: FakeScheduler) -> Courier:
     return scheduler.courier(read_settings(conf()))
 
 
-def task(job_id: str, queue: str = "grid-job-queue") -> Task:
+def task(job_id: str, environment: str = "grid") -> Task:
     """A task; each of its workloads has a token of its own."""
     tokens = (f"{job_id} token {number}" for number in itertools.count())
-    fields = {"job_id": job_id, "queue": queue}
-    return Task(job_id, parameter_name("grid", job_id), fields, lambda: next(tokens))
+    return Task(job_id, parameter_name(environment, job_id), {"job_id": job_id}, lambda: next(tokens))
 
 
 def rounds(courier: Courier, scheduler: FakeScheduler, seconds: float = 1.0, number: int = 1) -> list[News]:
@@ -109,8 +108,8 @@ def test_a_refused_submission_fails_the_task(courier: Courier, scheduler: FakeSc
     assert list(scheduler.workloads) == [name("b")]
 
 
-def test_a_queue_that_is_not_there_fails_its_task_and_no_other(courier: Courier, scheduler: FakeScheduler) -> None:
-    scheduler.missing_queues = {"typo"}
+def test_a_missing_environment_fails_its_task_and_no_other(courier: Courier, scheduler: FakeScheduler) -> None:
+    scheduler.missing_environments = {"typo"}
     courier.hand_over([task("a"), task("wrong", "typo"), task("b")])
     [news] = rounds(courier, scheduler)
     assert news.outcome is not None
@@ -119,13 +118,13 @@ def test_a_queue_that_is_not_there_fails_its_task_and_no_other(courier: Courier,
     assert set(scheduler.jobs) == {"a", "b"}
 
 
-def test_a_wrong_queue_costs_one_call_however_many_tasks_name_it(courier: Courier, scheduler: FakeScheduler) -> None:
-    scheduler.missing_queues = {"typo"}
+def test_a_missing_environment_costs_one_call_however_many_tasks(courier: Courier, scheduler: FakeScheduler) -> None:
+    scheduler.missing_environments = {"typo"}
     wrong = [task(f"wrong{number}", "typo") for number in range(20)]
     courier.hand_over([*wrong, *(task(f"good{number}") for number in range(180))])
     assert {one.job_id for one in rounds(courier, scheduler)} == {one.job_id for one in wrong}
     assert len(scheduler.jobs) == 180
-    assert scheduler.calls["submit"] == 2, "one for each queue"
+    assert scheduler.calls["submit"] == 2, "one for each environment"
 
 
 def test_a_bad_job_is_found_among_many_by_few_calls(courier: Courier, scheduler: FakeScheduler) -> None:
@@ -139,20 +138,20 @@ def test_a_bad_job_is_found_among_many_by_few_calls(courier: Courier, scheduler:
 
 
 @pytest.mark.parametrize("error", [Throttled("slow"), Unknown("no answer"), Busy("being published")])
-def test_after_a_call_without_an_answer_the_rest_of_its_queue_waits_for_a_later_round(
+def test_after_a_call_without_an_answer_the_rest_of_its_environment_waits_for_a_later_round(
     courier: Courier, scheduler: FakeScheduler, error: SchedulerError
 ) -> None:
     scheduler.bad = {"99": InvalidJob("job '99': tags")}
-    scheduler.missing_queues = {"typo"}
+    scheduler.missing_environments = {"typo"}
     scheduler.refused = {str(number): error for number in range(100)}
     courier.hand_over([*(task(str(number)) for number in range(100)), task("wrong", "typo"), task("other", "mine")])
     [news] = rounds(courier, scheduler)
-    assert (news.job_id, list(scheduler.jobs)) == ("wrong", ["other"]), "other queues are not affected"
-    assert scheduler.calls["submit"] == 4, "all of the queue, its first half, and the two other queues"
+    assert (news.job_id, list(scheduler.jobs)) == ("wrong", ["other"]), "other environments are not affected"
+    assert scheduler.calls["submit"] == 4, "all of the environment, its first half, and the two other environments"
     scheduler.refused = {}
     [news] = rounds(courier, scheduler, seconds=2)
     assert news.job_id == "99"
-    assert len(scheduler.jobs) == 100, "each of those that waited, and the other queue's"
+    assert len(scheduler.jobs) == 100, "each of those that waited, and the other environment's"
 
 
 def test_one_job_without_an_answer_holds_up_no_other(courier: Courier, scheduler: FakeScheduler) -> None:

@@ -22,7 +22,7 @@ from sched_plugins.errors import Throttled
 
 CALLS = (
     ("environment", "sqs", "GetQueueUrl", f"{NAME}-JobTableReaderPolicyArn"),
-    ("submit", "lambda", f"{NAME}-submit", f"{NAME}-SubmitterPolicyArn"),
+    ("submit", "lambda", "env-submit", "env-ExecutorPolicyArn"),
     ("cancel", "lambda", f"{NAME}-cancel", f"{NAME}-SubmitterPolicyArn"),
     ("read", "dynamodb", "GetItem", f"{NAME}-JobTableReaderPolicyArn"),
     ("read many", "dynamodb", "BatchGetItem", f"{NAME}-JobTableReaderPolicyArn"),
@@ -37,6 +37,8 @@ NAMES = [name for name, *_ in CALLS]
 @pytest.fixture
 def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClientStack]:
     with client_stack(monkeypatch) as found:
+        # What an environment's function does beyond the scheduler's, scaling, is not asked of it here.
+        found.functions.functions["env-submit"] = found.functions.functions[f"{NAME}-submit"]
         for option, value in {"SCHEDULER": NAME, "ENVIRONMENT": "env", "CONN_ID": ""}.items():
             monkeypatch.setenv(f"AIRFLOW__SCHED_EXECUTOR__{option}", value)
 
@@ -98,7 +100,7 @@ def test_it_makes_each_call_and_changes_nothing(stack: ClientStack, executor: Sc
         f"Scheduler {NAME!r} and environment 'env' can be used.",
     )
     assert stack.client.list() == []
-    assert [event for name, event in stack.functions.requests if name == f"{NAME}-submit"] == [{"jobs": []}] * 2
+    assert [event for name, event in stack.functions.requests if name == "env-submit"] == [{"jobs": []}] * 2
     assert service("ssm").describe_parameters()["Parameters"] == []
 
 
@@ -157,7 +159,7 @@ def test_what_jobs_there_are_does_not_matter(stack: ClientStack, executor: Sched
 
 
 def test_all_that_is_wrong_is_told_at_once(stack: ClientStack, executor: SchedulerExecutor) -> None:
-    fail(stack, executor, "lambda", f"{NAME}-submit", refused("AccessDeniedException"))
+    fail(stack, executor, "lambda", "env-submit", refused("AccessDeniedException"))
     fail(stack, executor, "ssm", "PutParameter", refused("AccessDeniedException"))
     with pytest.raises(exceptions.NotPermittedException) as told:
         executor.start()

@@ -86,13 +86,13 @@ def test_a_wrong_setting_is_named(options: dict[str, str], named: str) -> None:
 def test_a_task_that_asks_for_nothing_runs_in_the_configured_environment() -> None:
     for queue in (None, "", "default"):
         options = tasks.task_options(None, queue, SETTINGS)
-        assert (options.environment, options.queue, options.timeout) == ("grid", "grid-job-queue", 169_200)
+        assert (options.environment, options.timeout) == ("grid", 169_200)
 
 
 @pytest.mark.parametrize("queue", ["big", "big-job-queue"])
 def test_a_task_chooses_its_environment(queue: str) -> None:
     assert tasks.task_options({}, queue, SETTINGS).environment == "big"
-    assert tasks.task_options({"queue": queue}, "other", SETTINGS).queue == "big-job-queue"
+    assert tasks.task_options({"queue": queue}, "other", SETTINGS).environment == "big"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_job_tells_where_the_workload_is() -> None:
     [command] = fields["commands"]
     assert command == f"exec python3 -m {module} --region eu-west-1 /sched/grid/workloads/airflow-1"
     assert fields["environment"] == {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": "http://api/", "A": "b"}
-    assert (fields["retry"], fields["timeout_seconds"], fields["queue"]) == (0, 60, "grid-job-queue")
+    assert (fields["retry"], fields["timeout_seconds"]) == (0, 60)
     assert fields["tags"]["team"] == "flow"
     assert fields["tags"]["airflow_map_index"] == "3"
 
@@ -137,7 +137,7 @@ def test_whatever_airflow_calls_a_task_its_job_is_valid(dag_id: str, run_id: str
     # Airflow allows letters, digits, dots, dashes and underscores in a DAG's id, and more in a run's.
     names = {"dag_id": "".join(filter(str.isprintable, dag_id)), "run_id": "".join(filter(str.isprintable, run_id))}
     fields = job(**names)
-    assert parse_spec({name: value for name, value in fields.items() if name != "queue"}).job_id == "airflow-1"
+    assert parse_spec(fields).job_id == "airflow-1"
 
 
 # What an end means

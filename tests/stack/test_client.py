@@ -11,6 +11,7 @@ from deployed import PATIENCE, SCHEDULER, DeployedStack, deployed
 from fleet_client import eventually
 
 from sched_plugins.client import EnvironmentClient, Outcome, Run, SchedulerClient, Standing, Status
+from sched_plugins.core import names
 from sched_plugins.errors import Conflict, EnvironmentNotFound, JobConflict, JobNotFound, NotFound, WaitTimeout
 
 ENVIRONMENT = "box"
@@ -141,6 +142,14 @@ def test_a_folder_is_uploaded_run_and_fetched(environment: EnvironmentClient, tm
     listed = environment.list(statuses={Status.SUCCEEDED})
     assert job.job_id in {one.job_id for one in listed}
     assert {one.queue for one in listed} == {environment.queue}
+
+
+def test_jobs_for_an_environment_bring_its_workers_at_once(stack: DeployedStack, client: SchedulerClient) -> None:
+    spec = {"job_id": "brings a worker", "commands": ["echo copied"]}
+    client.submit_many([spec], environment=ENVIRONMENT)
+    groups = stack.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[names.group(ENVIRONMENT)])
+    assert groups["AutoScalingGroups"][0]["DesiredCapacity"] == 1
+    assert client.wait(spec["job_id"], timeout=PATIENCE).status is Status.SUCCEEDED
 
 
 def test_a_stage_is_started(environment: EnvironmentClient, tmp_path: Path) -> None:

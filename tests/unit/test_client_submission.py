@@ -14,6 +14,7 @@ from sched_plugins.client.submission import job_entry
 from sched_plugins.errors import (
     Busy,
     Conflict,
+    EnvironmentNotFound,
     InvalidInput,
     InvalidJob,
     InvalidSettings,
@@ -48,6 +49,18 @@ def test_a_submitted_job_is_queued_with_the_run_id_that_was_answered(stack: Clie
     job = stack.client.get("a")
     assert (answer.outcome, answer.run_id, answer.status) == (Outcome.ACCEPTED, job.run_id, "QUEUED")
     assert (job.queue, job.spec.ssm_document, job.spec.retry) == (f"{NAME}-job-queue", "AWS-RunShellScript", 0)
+
+
+def test_jobs_for_an_environment_go_through_its_own_function_which_starts_workers(stack: ClientStack) -> None:
+    stack.functions.functions["env-submit"] = stack.functions.functions[f"{NAME}-submit"]
+    [answer] = stack.client.submit_many([JOB], environment="env")
+    assert answer.outcome is Outcome.ACCEPTED
+    assert stack.client.get("a").queue == "env-job-queue"
+    assert [name for name, _ in stack.functions.requests] == ["env-submit"]
+    del stack.functions.functions["env-submit"]
+    [answer] = stack.client.submit_many([{"job_id": "b", "commands": ["x"]}], environment="env")
+    assert isinstance(answer.error, EnvironmentNotFound)
+    assert "sched deploy environment env" in str(answer.error)
 
 
 def test_a_mapping_without_an_id_gets_one_of_its_own(stack: ClientStack) -> None:

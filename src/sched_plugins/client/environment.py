@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 
 from sched_plugins.client import uploads
 from sched_plugins.client.connection import Connection, Session
+from sched_plugins.client.failures import missing_environment
 from sched_plugins.client.fleet import Queue, Worker, stack_outputs
 from sched_plugins.client.jobs import JobClient, checked
 from sched_plugins.client.submission import Submitted, new_run_id
@@ -52,10 +53,7 @@ class EnvironmentClient(JobClient):
             session=session, region=region, endpoint_url=endpoint_url, profile=profile, config=config
         )
         self.name = name
-        missing = EnvironmentNotFound(
-            f"there is no environment {name!r} in {connection.place}. Deploy it with `sched deploy environment {name} "
-            "--scheduler NAME`, or check its name and the region."
-        )
+        missing = missing_environment(name, connection.place)
         outputs, parameters = _describe(connection, name, missing)
         self.bucket = outputs["BucketName"]
         """Name of the bucket whose uploads start jobs."""

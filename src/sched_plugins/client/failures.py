@@ -8,6 +8,7 @@ from botocore import exceptions as botocore
 from botocore.exceptions import BotoCoreError, ClientError
 
 from sched_plugins.errors import (
+    EnvironmentNotFound,
     InvalidSettings,
     LaptopStackError,
     NotFound,
@@ -58,6 +59,14 @@ GIVE_REGION: Final = (
     "give one (--region, AWS_REGION or AWS_DEFAULT_REGION, or a profile that has one); "
     f"for the laptop stack, run {_LAPTOP}"
 )
+
+
+def missing_environment(name: str, place: str) -> EnvironmentNotFound:
+    """What is told of an environment that is not there."""
+    return EnvironmentNotFound(
+        f"there is no environment {name!r} in {place}. Deploy it with `sched deploy environment {name} "
+        "--scheduler NAME`, or check its name and the region."
+    )
 
 
 def explain(

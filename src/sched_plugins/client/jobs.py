@@ -10,13 +10,22 @@ from typing import Any, TypeVar
 
 from sched_plugins.client import results, waiting
 from sched_plugins.client.connection import Connection
+from sched_plugins.client.failures import missing_environment
 from sched_plugins.client.fleet import Fleet
 from sched_plugins.client.logs import LogChunk, Logs, Stream
 from sched_plugins.client.queues import Queues
 from sched_plugins.client.records import Records
 from sched_plugins.client.retry import Clock
 from sched_plugins.client.run import Run
-from sched_plugins.client.submission import Cancellation, JobLike, Requests, Submitted, job_entries, refuse_conflicts
+from sched_plugins.client.submission import (
+    Cancellation,
+    JobLike,
+    Owner,
+    Requests,
+    Submitted,
+    job_entries,
+    refuse_conflicts,
+)
 from sched_plugins.client.transfer import ProgressCallback
 from sched_plugins.client.watch import Ended, Watch
 from sched_plugins.core import names
@@ -46,8 +55,7 @@ class JobClient:
         """What is raised where this scheduler or environment does not exist."""
         self._default_queue = default_queue
         self._own_queue = names.job_queue(owner)
-        submit, cancel = names.function(owner, "submit"), names.function(owner, "cancel")
-        self._requests = Requests(connection, submit, cancel, missing, clock)
+        self._requests = Requests(connection, Owner(owner, missing), clock)
         self._records = Records(connection, scheduler, clock)
         self._logs = Logs(connection, self._records, clock)
         self._fleet = Fleet(connection, self._records)
@@ -80,6 +88,7 @@ class JobClient:
         run_ids: Sequence[str] | None = None,
         queue: str = "",
         known: Mapping[str, Job] | None = None,
+        environment: str = "",
     ) -> list[Submitted]:
         """Submit jobs: one Lambda call for 100 of them (or 5 MB), four at once.
 
@@ -90,21 +99,26 @@ class JobClient:
             run_ids: an idempotency key for each; fresh ones by default.
             queue: the job queue; the stack's own by default.
             known: records that were just read, by job id: a conflict that they show refuses all of the jobs.
+            environment: submit with the function of this environment of the scheduler, and to its queue. Its workers
+                are asked for at once then, otherwise within a minute.
 
         Raises:
             InvalidJob: a field of one of them breaks the contract; nothing was sent.
             JobConflict: with ``known``; nothing was sent.
             QueueNotFound: there is no such queue; nothing was sent.
+            EnvironmentNotFound: there is no such environment; nothing was sent.
         """
         listed = list(jobs)
         if run_ids is not None and len(run_ids) != len(listed):
             raise InvalidInput(f"{len(listed)} jobs need as many run ids, not {len(run_ids)}")
         keys: Sequence[str | None] = run_ids if run_ids is not None else [None] * len(listed)
-        entries = job_entries(listed, keys, queue=queue)
+        entries = job_entries(listed, keys, queue=queue or (names.job_queue(environment) if environment else ""))
         for named in dict.fromkeys(str(entry["queue"]) for entry in entries if "queue" in entry):
             self._queues.require(named)
         refuse_conflicts(entries, known or {}, self._own_queue)
-        return self._requests.submit(entries)
+        place = self.connection.place
+        through = Owner(environment, missing_environment(environment, place)) if environment else None
+        return self._requests.submit(entries, through)
 
     def stop_submitting(self) -> None:
         """End the submissions of this client that are under way, and refuse further ones.

@@ -7,13 +7,14 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from sched_plugins import errors
 from sched_plugins.client.connection import Connection
 from sched_plugins.client.retry import Backoff, Clock
 from sched_plugins.client.run import Run
-from sched_plugins.core import limits
+from sched_plugins.core import limits, names
 from sched_plugins.core.job import LINUX_DOCUMENT, JobSpec, parse_spec
 from sched_plugins.core.record import JobRecord
 from sched_plugins.core.submission import Outcome, Submission, decide
@@ -151,29 +152,27 @@ def refuse_conflicts(entries: Sequence[Mapping[str, Any]], records: Mapping[str,
             raise JobConflict(_conflict(record.job_id, decision.reason, known))
 
 
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The stack whose functions are asked."""
+
+    name: str
+    missing: SchedulerError
+    """What to raise when there is no such stack."""
+
+
 class Requests:
-    """Requests to the submit and cancel functions of one stack.
+    """Requests to the submit and cancel functions of a scheduler or an environment.
 
     Args:
         connection: how to reach AWS.
-        submit_function: name of the function that submits.
-        cancel_function: name of the function that cancels.
-        missing: what to raise when there is no such function.
+        owner: whose functions are asked.
         clock: time, for the pauses between tries.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        submit_function: str,
-        cancel_function: str,
-        missing: SchedulerError,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, connection: Connection, owner: Owner, clock: Clock) -> None:
         self._connection = connection
-        self._submit_function = submit_function
-        self._cancel_function = cancel_function
-        self._missing = missing
+        self._owner = owner
         self._clock = clock
         self.patience = PATIENCE
         """Seconds for which a request is sent again that was throttled, busy or left unanswered."""
@@ -183,9 +182,15 @@ class Requests:
         """Send no submission any more; one that is under way is answered. Takes no lock: for a signal's handler."""
         self._stopped = True
 
-    def submit(self, entries: Sequence[Mapping[str, Any]]) -> list[Submitted]:
-        """Submit; the results in the order of the entries. Repeats carry the same run ids, so change nothing."""
-        return [result for batch in self._each_batch(self._submit_batch, entries) for result in batch]
+    def submit(self, entries: Sequence[Mapping[str, Any]], through: Owner | None = None) -> list[Submitted]:
+        """Submit; the results in the order of the entries. Repeats carry the same run ids, so change nothing.
+
+        Args:
+            entries: the jobs.
+            through: another stack whose function submits them.
+        """
+        submit = partial(self._submit_batch, through or self._owner)
+        return [result for batch in self._each_batch(submit, entries) for result in batch]
 
     def cancel(self, job_ids: Sequence[str]) -> list[Cancellation]:
         """Cancel; the results in order. Cancelling twice is no error."""
@@ -196,10 +201,9 @@ class Requests:
 
         def send(sent: Sequence[str]) -> list[None]:
             payload = json.dumps({"job_ids": sent}).encode()
-            with self._connection.doing("cancel jobs", self._missing):
-                self._connection.client("lambda").invoke(
-                    FunctionName=self._cancel_function, InvocationType="Event", Payload=payload
-                )
+            function = names.function(self._owner.name, "cancel")
+            with self._connection.doing("cancel jobs", self._owner.missing):
+                self._connection.client("lambda").invoke(FunctionName=function, InvocationType="Event", Payload=payload)
             return []
 
         for _ in self._each_batch(send, job_ids):
@@ -213,11 +217,11 @@ class Requests:
             with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="sched-submit") as pool:
                 yield from pool.map(send, batches)
 
-    def _submit_batch(self, entries: Sequence[Mapping[str, Any]]) -> list[Submitted]:
+    def _submit_batch(self, owner: Owner, entries: Sequence[Mapping[str, Any]]) -> list[Submitted]:
         def send(sent: Sequence[Mapping[str, Any]]) -> list[Submitted]:
             if self._stopped:
                 raise SubmissionStopped(f"the submission of {len(sent)} jobs was stopped before AWS took them")
-            answers = self._invoke(self._submit_function, {"jobs": sent}, len(sent), "submit jobs")
+            answers = self._invoke(owner, "submit", {"jobs": sent}, len(sent))
             return [_submitted(entry, answer) for entry, answer in zip(sent, answers, strict=True)]
 
         def failed(entry: Mapping[str, Any], error: SchedulerError) -> Submitted:
@@ -227,7 +231,7 @@ class Requests:
 
     def _cancel_batch(self, job_ids: Sequence[str]) -> list[Cancellation]:
         def send(sent: Sequence[str]) -> list[Cancellation]:
-            answers = self._invoke(self._cancel_function, {"job_ids": sent}, len(sent), "cancel jobs")
+            answers = self._invoke(self._owner, "cancel", {"job_ids": sent}, len(sent))
             return [_cancelled(job_id, answer) for job_id, answer in zip(sent, answers, strict=True)]
 
         def failed(job_id: str, error: SchedulerError) -> Cancellation:
@@ -259,9 +263,10 @@ class Requests:
                 return [results[index] for index in range(len(asked))]
 
     def _invoke(
-        self, function: str, request: Mapping[str, Any], expected: int, what: str
+        self, owner: Owner, role: str, request: Mapping[str, Any], expected: int
     ) -> Sequence[Mapping[str, Any]]:
-        answer = invoke(self._connection, function, request, what, self._missing)
+        function, what = names.function(owner.name, role), f"{role} jobs"
+        answer = invoke(self._connection, function, request, what, owner.missing)
         results = answer.get("results")
         if not isinstance(results, list) or len(results) != expected:
             raise Unknown(f"cannot {what}: function {function} gave {str(answer)[:200]!r}, not {expected} results")

@@ -4,7 +4,8 @@ Airflow's scheduler stops scheduling, and is soon taken for dead, while an execu
 only hands tasks over and takes news; one thread of its own makes the calls, in rounds:
 
 1. cancel what was revoked: one call for 100 jobs;
-2. store the workloads of new tasks: one call each, a few at once; then submit their jobs: one call for 100 of a queue;
+2. store the workloads of new tasks: one call each, a few at once; then submit their jobs to their environments: one
+   call for 100 of an environment;
 3. look which jobs have ended: 4 queries however many there are, or one read while they are at most ten;
 4. of tasks that have waited for half of Airflow's patience, or for half of the life of their token: read which still
    wait (one call for 100), tell Airflow of them, and renew those tokens;
@@ -43,8 +44,8 @@ _SWEEP_SECONDS: Final = 3600.0
 class Jobs(Protocol):
     """What is asked of the scheduler's client."""
 
-    def submit_many(self, jobs: Iterable[Any], *, run_ids: list[str]) -> list[Submitted]:
-        """Submit jobs."""
+    def submit_many(self, jobs: Iterable[Any], *, run_ids: list[str], environment: str) -> list[Submitted]:
+        """Submit jobs to an environment."""
 
     def cancel_many(self, job_ids: Iterable[str]) -> list[Any]:
         """Cancel jobs."""
@@ -252,20 +253,22 @@ class Courier:
                 self._follow(task)
 
     def _submitted(self, tasks: list[Task]) -> list[tuple[Task, SchedulerError | None]]:
-        """Each of the tasks, and why it could not be submitted. A wrong queue holds up no other queue's tasks."""
-        by_queue: dict[str, list[Task]] = {}
+        """Each of the tasks, and why it could not be submitted. A wrong environment holds up no other one's tasks."""
+        groups: dict[str, list[Task]] = {}
         for task in tasks:
-            by_queue.setdefault(task.fields["queue"], []).append(task)
-        return [one for group in by_queue.values() for one in self._submitted_to_one_queue(group)]
+            groups.setdefault(_environment_of(task.parameter), []).append(task)
+        return [one for name, group in groups.items() for one in self._submitted_to(name, group)]
 
-    def _submitted_to_one_queue(self, tasks: list[Task]) -> list[tuple[Task, SchedulerError | None]]:
+    def _submitted_to(self, environment: str, tasks: list[Task]) -> list[tuple[Task, SchedulerError | None]]:
         told: list[tuple[Task, SchedulerError | None]] = []
         groups = deque([tasks])
         while groups:
             some = groups.popleft()
             errors: list[SchedulerError | None]
             try:
-                answers = self._jobs.submit_many([task.fields for task in some], run_ids=[task.job_id for task in some])
+                answers = self._jobs.submit_many(
+                    [task.fields for task in some], run_ids=[task.job_id for task in some], environment=environment
+                )
                 errors = [answer.error for answer in answers]
             except SchedulerError as error:
                 if len(some) > 1 and not isinstance(error, (*_TRANSIENT, NotFound)):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from sched_plugins.airflow.executors.task_options import job_id, parameter_name
+from sched_plugins.client.failures import missing_environment
 from sched_plugins.client.fleet import stack_outputs
 from sched_plugins.client.submission import invoke
 from sched_plugins.core import names
@@ -68,7 +69,7 @@ def checks(client: SchedulerClient, store: WorkloadStore, settings: ExecutorSett
     executor = f"{settings.environment}-ExecutorPolicyArn"
     calls: tuple[tuple[str, str, str, Callable[[], Any]], ...] = (
         ("environment", "sqs:GetQueueUrl", reader, lambda: _find_environment(client, settings)),
-        ("submit", "lambda:InvokeFunction", submitter, lambda: _submit_nothing(client)),
+        ("submit", "lambda:InvokeFunction", executor, lambda: _submit_nothing(client, settings.environment)),
         ("cancel", "lambda:InvokeFunction", submitter, lambda: _cancel_nothing(client, probe)),
         ("read", "dynamodb:GetItem", reader, lambda: _read_nothing(client, probe)),
         ("read many", "dynamodb:BatchGetItem", reader, lambda: client.get_many([probe])),
@@ -116,10 +117,10 @@ def _owner(client: SchedulerClient, environment: str) -> str:
     return stack_outputs(stack).get("SchedulerName", "")
 
 
-def _submit_nothing(client: SchedulerClient) -> None:
+def _submit_nothing(client: SchedulerClient, environment: str) -> None:
     # The client itself makes no call for no job.
-    submit = names.function(client.scheduler, "submit")
-    invoke(client.connection, submit, {"jobs": []}, "submit jobs", client.missing)
+    submit, missing = names.function(environment, "submit"), missing_environment(environment, client.connection.place)
+    invoke(client.connection, submit, {"jobs": []}, "submit jobs", missing)
 
 
 def _cancel_nothing(client: SchedulerClient, probe: str) -> None:

@@ -28,11 +28,6 @@ class TaskOptions:
     tags: Mapping[str, str]
     variables: Mapping[str, str]
 
-    @property
-    def queue(self) -> str:
-        """The job queue."""
-        return names.job_queue(self.environment)
-
 
 def task_options(
     executor_config: Mapping[str, Any] | None, task_queue: str | None, settings: ExecutorSettings
@@ -100,7 +95,6 @@ def job_fields(
     argv = [settings.python, "-m", _MODULE, "--region", region, parameter_name(options.environment, job)]
     return {
         "job_id": job,
-        "queue": options.queue,
         # Whether a task is tried again is for Airflow to say.
         "retry": 0,
         "ssm_document": LINUX_DOCUMENT,
