@@ -180,7 +180,7 @@ def test_a_trigger_that_another_triggerer_has_taken_over_cancels_nothing(
         assert threading.current_thread() is not threading.main_thread()
         asked.extend(task_ids)
         own = {name: state for name, state in tasks.items() if name == task_ids[0] or name[:-2] == task_ids[0]}
-        return {run_id: own for run_id in run_ids}
+        return dict.fromkeys(run_ids, own)
 
     monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", staticmethod(get_task_states))
     triggers = []
