@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout, TaskDeferralTimeout, TaskDeferred
+from botocore.exceptions import ClientError
 from client_stack import NAME, QUEUES, ClientStack, client_stack, service
 
 from sched_plugins.airflow import exceptions
@@ -445,3 +446,37 @@ def test_links_lead_to_the_record_and_the_results_while_the_job_waits(stack: Cli
     assert links.keys() == {"item", "results"}
     assert "pk=airflow%2Fd%2Fr%2Ft&" in links["item"]
     assert links["results"].endswith("/s3/buckets/bucket?region=eu-west-1&prefix=case%201/")
+
+
+@pytest.mark.parametrize("made", [one, lambda stack: many(stack, 3)])
+def test_jobs_whose_submission_is_carried_out_without_an_answer_are_waited_for(
+    stack: ClientStack, made: Callable[[ClientStack], Any]
+) -> None:
+    """A task that failed there would leave its jobs running, which nobody waits for."""
+    submit = stack.functions.functions[SUBMIT]
+
+    def silent(event: dict[str, Any]) -> Exception:
+        submit(event)
+        return ClientError({"Error": {"Code": "x"}, "ResponseMetadata": {"HTTPStatusCode": 502}}, "Invoke")
+
+    stack.functions.functions[SUBMIT] = silent  # type: ignore[assignment]
+    operator = made(stack)
+    with pytest.raises(TaskDeferred) as deferred:
+        executed(operator)
+    assert [run.job_id for run in deferred.value.trigger.own_runs()] == sorted(stack_ids(stack))
+    assert all(run.run_id for run in deferred.value.trigger.own_runs())
+
+
+@pytest.mark.parametrize("made", [one, lambda stack: many(stack, 3)])
+def test_jobs_whose_submission_has_no_answer_and_no_effect_fail_the_task(
+    stack: ClientStack, made: Callable[[ClientStack], Any]
+) -> None:
+    stack.functions.functions[SUBMIT] = lambda event: ClientError(
+        {"Error": {"Code": "x"}, "ResponseMetadata": {"HTTPStatusCode": 502}}, "Invoke"
+    )
+    with pytest.raises(exceptions.ServiceException, match="AWS answered x"):
+        executed(made(stack))
+
+
+def stack_ids(stack: ClientStack) -> list[str]:
+    return [job.job_id for job in stack.client.list(limit=2000)]

@@ -15,7 +15,7 @@ from sched_plugins.airflow.identity import TaskIdentity
 from sched_plugins.airflow.settings import default_deferrable
 from sched_plugins.airflow.task import SchedulerTask
 from sched_plugins.core import names
-from sched_plugins.errors import JobNotFound, SchedulerError
+from sched_plugins.errors import Busy, JobNotFound, SchedulerError, Throttled, Unknown
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 END_SECONDS: Final = 60.0
 """How long a task waits for the end of an earlier run that is being cancelled."""
+UNCERTAIN: Final = (Busy, Throttled, Unknown)
+"""After these a job may have been submitted all the same: by a request whose answer was lost. Its record tells."""
 _LATE_SECONDS: Final = 4
 """How long a request that was broken off may still arrive. Airflow kills a task 5 s after it asked it to end."""
 _ONE_REQUEST: Final = 100
