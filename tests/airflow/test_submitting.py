@@ -480,3 +480,18 @@ def test_jobs_whose_submission_has_no_answer_and_no_effect_fail_the_task(
 
 def stack_ids(stack: ClientStack) -> list[str]:
     return [job.job_id for job in stack.client.list(limit=2000)]
+
+
+def test_a_job_that_was_submitted_again_meanwhile_is_waited_for_anew_by_its_sensor(stack: ClientStack) -> None:
+    """Its trigger has seen the ends of all; the sensor would succeed without any statuses, and below a failure."""
+    stack.client.submit_many([{"job_id": "a", "commands": ["x"]}, {"job_id": "b", "commands": ["x"]}])
+    sensor = JobSensor(task_id="t", job_ids=["a", "b"], deferrable=True)
+    sensor.hook = SimpleNamespace(client=stack.client)  # type: ignore[assignment]
+    with pytest.raises(TaskDeferred) as first:
+        executed(sensor)
+    stack.change("b", status=Status.SUCCEEDED)
+    with pytest.raises(TaskDeferred) as second:
+        resumed(sensor, first.value)
+    assert second.value.trigger.serialize() == first.value.trigger.serialize()
+    stack.change("a", status=Status.SUCCEEDED)
+    assert resumed(sensor, second.value) == {"a": "SUCCEEDED", "b": "SUCCEEDED"}

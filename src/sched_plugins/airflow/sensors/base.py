@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException
@@ -71,11 +71,12 @@ class SchedulerSensor(SchedulerTask, BaseSensorOperator):
             found = PokeReturnValue(False)
         if found.is_done:
             return self._hand_on(context, found.xcom_value)
+        return self._defer()
+
+    def _defer(self) -> NoReturn:
         with translated():
             trigger = self.trigger()
-        return self.defer(
-            trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=float(self.timeout))
-        )
+        self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=float(self.timeout)))
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
         """Go on when the trigger has fired."""
@@ -89,5 +90,8 @@ class SchedulerSensor(SchedulerTask, BaseSensorOperator):
             return self.handed_on(context, value)
 
     def seen(self, context: Context, event: Mapping[str, Any]) -> Any:
-        """Get what the wait was for, after the trigger's event: by default by looking."""
-        return self.poke(context).xcom_value
+        """Get what the wait was for, after the trigger's event: by default by looking. What has begun anew is awaited."""
+        found = self.poke(context)
+        if not found.is_done:
+            self._defer()
+        return found.xcom_value
