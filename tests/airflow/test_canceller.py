@@ -13,12 +13,13 @@ import pytest
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from client_stack import NAME, REGION, ClientStack, client_stack
 
+from sched_plugins.airflow.exceptions import as_airflow
 from sched_plugins.airflow.hooks.scheduler import HookSession
 from sched_plugins.airflow.triggers import canceller, deferral
 from sched_plugins.airflow.triggers.canceller import cancel_runs
 from sched_plugins.airflow.triggers.job import JobsTrigger, JobTrigger, SharedWatchTrigger
 from sched_plugins.client.run import Run
-from sched_plugins.errors import NotPermitted
+from sched_plugins.errors import NotPermitted, Throttled, Unknown
 
 CANCEL = f"{NAME}-cancel"
 
@@ -103,18 +104,31 @@ def test_an_error_is_told_to_each_and_keeps_nobody_later_from_cancelling(
 ) -> None:
     submit(stack, "a", "b")
     triggers = [JobTrigger(job_id=job_id, run_id="r", **WAY) for job_id in ("a", "b")]
-    refusals: list[Exception] = [NotPermitted("ask for the reader policy"), KeyError("odd")]
-    get_many = type(stack.client).get_many
-
-    def refused(self: Any, job_ids: Any) -> Any:
-        if refusals:
-            raise refusals.pop(0)
-        return get_many(self, job_ids)
-
-    monkeypatch.setattr(type(stack.client), "get_many", refused)
+    refuse(monkeypatch, stack, NotPermitted("ask for the reader policy"), KeyError("odd"))
     assert [type(error) for error in killed(*triggers)] == [NotPermitted, NotPermitted]
     assert [type(error) for error in killed(*triggers)] == [KeyError, KeyError]
     assert killed(*triggers) == [None, None]
+    assert set(statuses(stack).values()) == {"CANCELLED"}
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, stack: ClientStack, *errors: Exception) -> None:
+    """Let the next readings of jobs fail."""
+    left, get_many = list(errors), type(stack.client).get_many
+
+    def refused(self: Any, job_ids: Any) -> Any:
+        if left:
+            raise left.pop(0)
+        return get_many(self, job_ids)
+
+    monkeypatch.setattr(type(stack.client), "get_many", refused)
+
+
+def test_throttles_are_borne_since_nobody_else_cancels_the_jobs(
+    stack: ClientStack, made: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(stack, "a", "b")
+    refuse(monkeypatch, stack, Throttled("slow"), Unknown("?"), as_airflow(Throttled("slow")))
+    assert killed(*(JobTrigger(job_id=job_id, run_id="r", **WAY) for job_id in ("a", "b"))) == [None, None]
     assert set(statuses(stack).values()) == {"CANCELLED"}
 
 

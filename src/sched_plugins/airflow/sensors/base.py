@@ -90,7 +90,7 @@ class SchedulerSensor(SchedulerTask, BaseSensorOperator):
             return self.handed_on(context, value)
 
     def seen(self, context: Context, event: Mapping[str, Any]) -> Any:
-        """Get what the wait was for, after the trigger's event: by default by looking. What has begun anew is awaited."""
+        """Get what the wait was for, after the trigger's event: by default by looking. It waits if a job began anew."""
         found = self.poke(context)
         if not found.is_done:
             self._defer()
