@@ -365,3 +365,29 @@ def test_a_renewal_that_fails_is_tried_again_soon(scheduler: FakeScheduler) -> N
     del scheduler.refused[name("a")]
     rounds(courier, scheduler, seconds=30)
     assert scheduler.workloads[name("a")] != "a token 0"
+
+
+def test_many_renewals_hold_up_no_other_task(courier: Courier, scheduler: FakeScheduler) -> None:
+    """Parameter Store takes three writes a second by default, so that a thousand would take minutes of one round."""
+    courier.hand_over([task(str(number)) for number in range(500)])
+    rounds(courier, scheduler, number=3)
+    scheduler.calls.clear()
+    rounds(courier, scheduler, seconds=300)
+    assert scheduler.calls["put"] <= 200
+    rounds(courier, scheduler, number=2)
+    assert scheduler.calls["put"] == 500, "each of them once"
+    assert all(text.endswith("token 1") for text in scheduler.workloads.values())
+
+
+def test_a_workload_that_cannot_be_made_keeps_nobody_from_hearing_of_ends(
+    courier: Courier, scheduler: FakeScheduler
+) -> None:
+    courier.hand_over([task("a")])
+    rounds(courier, scheduler)
+
+    def unmade() -> str:
+        raise OSError("the key cannot be read")
+
+    courier.hand_over([Task("b", name("b"), {"job_id": "b", "queue": "q"}, unmade)])
+    scheduler.end("a")
+    assert [one.job_id for one in rounds(courier, scheduler)] == ["a"]

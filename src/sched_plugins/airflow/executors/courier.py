@@ -33,7 +33,7 @@ from sched_plugins.errors import Busy, NotFound, NotPermitted, SchedulerError, T
 log = logging.getLogger(__name__)
 
 SUBMIT_AT_ONCE: Final = 200
-"""Tasks in one round, so that looks are not kept waiting for long."""
+"""Tasks in one round that are submitted, and tokens that are renewed, so that looks are not kept waiting for long."""
 _TRANSIENT: Final = (Busy, Throttled, Unknown)
 _REFUSED_TRIES: Final = 7
 """Tries, within a minute, after which it is believed that the executor may not submit: credentials may be changing."""
@@ -207,6 +207,8 @@ class Courier:
                 step()
             except SchedulerError as error:
                 log.warning("The scheduler executor tries again: %s", error)
+            except Exception:
+                log.exception("A step of the scheduler executor failed; the next round tries again")
 
     def _take_in(self) -> None:
         now = self._now()
@@ -347,7 +349,7 @@ class Courier:
                 self._news.append(News(task.job_id, None))
             if self._is_old(task, now):
                 renewed.append(task)
-        self._store_workloads(renewed)
+        self._store_workloads(renewed[:SUBMIT_AT_ONCE])  # The rest is due in the next round.
 
     def _is_due(self, task: Task, now: float) -> bool:
         return self._is_silent(task, now) or (self._is_old(task, now) and now >= task.not_before)
