@@ -15,6 +15,7 @@ from client_stack import NAME, QUEUES, ClientStack, client_stack, service
 from sched_plugins.airflow import exceptions
 from sched_plugins.airflow.identity import TaskIdentity
 from sched_plugins.airflow.operators import submitting
+from sched_plugins.airflow.operators.run_stage import RunStageOperator
 from sched_plugins.airflow.operators.submit_job import SubmitJobOperator
 from sched_plugins.airflow.operators.submit_jobs import SubmitJobsOperator
 from sched_plugins.airflow.sensors.finished_queue import FinishedQueueSensor
@@ -495,3 +496,16 @@ def test_a_job_that_was_submitted_again_meanwhile_is_waited_for_anew_by_its_sens
     assert second.value.trigger.serialize() == first.value.trigger.serialize()
     stack.change("a", status=Status.SUCCEEDED)
     assert resumed(sensor, second.value) == {"a": "SUCCEEDED", "b": "SUCCEEDED"}
+
+
+@pytest.mark.parametrize("rendered", [None, "", ["s3://b/first/", None], [""]])
+def test_a_stage_whose_inputs_turn_out_to_be_nothing_is_not_started_without_them(rendered: Any) -> None:
+    """An earlier task that was skipped, say, returns None; what the assets tell of is not what was asked for."""
+    operator = RunStageOperator(task_id="t", environment="env", executable="/bin/true", inputs="{{ … }}")
+    operator.inputs = rendered
+    operator.hook = SimpleNamespace(environment_client=None)  # type: ignore[assignment]
+    context = {"triggering_asset_events": {}}
+    with pytest.raises(exceptions.InvalidRequestException, match="inputs"):
+        operator.submit(context, "job", "run")  # type: ignore[arg-type]
+    operator.inputs = []
+    assert operator._inputs(context) == []  # type: ignore[arg-type]
