@@ -172,7 +172,7 @@ class RunStageOperator(JobRunOperator):
         if self._inputs_by_assets:
             return list(dict.fromkeys(_told_by_assets(context, self.inlets or ())))
         given: Any = self.inputs
-        inputs = [given] if given is None or isinstance(given, str) else list(given)
+        inputs: list[Any] = [given] if given is None or isinstance(given, str) else list(given)
         if not all(isinstance(uri, str) and uri for uri in inputs):
             raise InvalidRequestException(
                 f"inputs is {repr(given)[:200]}: one of them is no folder's address; see what the task returned that "
