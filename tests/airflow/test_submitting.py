@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError
 from client_stack import NAME, QUEUES, ClientStack, client_stack, service
 
 from sched_plugins.airflow import exceptions
+from sched_plugins.airflow.hooks.scheduler import SchedulerHook
 from sched_plugins.airflow.identity import TaskIdentity
 from sched_plugins.airflow.operators import submitting
 from sched_plugins.airflow.operators.run_stage import RunStageOperator
@@ -509,3 +510,24 @@ def test_a_stage_whose_inputs_turn_out_to_be_nothing_is_not_started_without_them
         operator.submit(context, "job", "run")  # type: ignore[arg-type]
     operator.inputs = []
     assert operator._inputs(context) == []  # type: ignore[arg-type]
+
+
+def test_a_queue_is_not_drained_while_its_job_goes_from_one_try_to_the_next(
+    stack: ClientStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read among those that wait before, and among those that run after, so that it is in neither."""
+    stack.client.submit({"job_id": "a", "commands": ["x"]})
+    stack.change("a", status=Status.RUNNING)
+    query = Records._query
+
+    def hurried(self: Records, kind: str, shard: int, since: str, **given: Any) -> Iterator[Any]:
+        if kind == "live" and stack.client.get("a").status is Status.RUNNING:
+            stack.change("a", status=Status.QUEUED)
+        yield from query(self, kind, shard, since, **given)
+
+    monkeypatch.setattr(Records, "_query", hurried)
+    hook = SchedulerHook(scheduler=NAME, aws_conn_id=None)
+    monkeypatch.setattr(SchedulerHook, "client", stack.client)
+    assert not hook.is_drained()
+    stack.change("a", status=Status.SUCCEEDED)
+    assert hook.is_drained()
