@@ -531,3 +531,18 @@ def test_a_queue_is_not_drained_while_its_job_goes_from_one_try_to_the_next(
     assert not hook.is_drained()
     stack.change("a", status=Status.SUCCEEDED)
     assert hook.is_drained()
+
+
+def test_a_deferrable_sensor_takes_no_message_beside_the_receiver_that_it_shares(stack: ClientStack) -> None:
+    """An asset watcher of its triggerer would not see it. That there is no such queue is told at once all the same."""
+    sqs = service("sqs")
+    queue = sqs.create_queue(QueueName=f"{NAME}-job-queue-finished")["QueueUrl"]
+    sqs.send_message(QueueUrl=queue, MessageBody='{"job_id": "a"}')
+    sensor = FinishedQueueSensor(task_id="s", job_ids="a", deferrable=True)
+    sensor.hook = SimpleNamespace(client=stack.client)  # type: ignore[assignment]
+    with pytest.raises(TaskDeferred):
+        executed(sensor)
+    assert len(sqs.receive_message(QueueUrl=queue)["Messages"]) == 1
+    sensor.finished_queue = "none"
+    with pytest.raises(exceptions.NotFoundException, match="no queue 'none'"):
+        executed(sensor)

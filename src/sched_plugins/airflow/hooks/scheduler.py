@@ -243,8 +243,8 @@ class SchedulerHook(AwsBaseHook):
             counted = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=list(_COUNTS))["Attributes"]
         if any(int(counted[count]) for count in _COUNTS):
             return False
-        # Twice, since those that wait are read before those that run: a job that goes back to the queue, for another try
-        # of its own, is in neither if it does so in between.
+        # Twice, since those that wait are read before those that run: a job that goes back to the queue for
+        # another try of its own is in neither, if it does so in between.
         return not any(client.list(statuses={Status.QUEUED, *LIVE}, queue=name, limit=1) for _ in range(2))
 
     def test_connection(self) -> tuple[bool, str]:

@@ -43,6 +43,10 @@ class SchedulerSensor(SchedulerTask, BaseSensorOperator):
         """Look once."""
         raise NotImplementedError
 
+    def first_look(self, context: Context) -> PokeReturnValue:
+        """Look once before deferring."""
+        return self.look(context)
+
     def trigger(self) -> BaseTrigger:
         """Make the trigger that waits."""
         raise NotImplementedError
@@ -61,7 +65,8 @@ class SchedulerSensor(SchedulerTask, BaseSensorOperator):
         if not self.deferrable:
             return self._hand_on(context, super().execute(context))
         try:
-            found = self.poke(context)
+            with translated():
+                found = self.first_look(context)
         except AirflowException as error:
             if self.never_fail:
                 raise AirflowSkipException(f"Skipping, since never_fail is set: {error}") from error
