@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -546,3 +547,12 @@ def test_a_deferrable_sensor_takes_no_message_beside_the_receiver_that_it_shares
     sensor.finished_queue = "none"
     with pytest.raises(exceptions.NotFoundException, match="no queue 'none'"):
         executed(sensor)
+
+
+def test_a_cleared_task_that_has_fewer_jobs_now_ends_all_that_it_had(stack: ClientStack) -> None:
+    """Those of before are not cancelled by a trigger where no triggerer runs, or none has taken it yet."""
+    with pytest.raises(TaskDeferred):
+        executed(many(stack, 105))
+    with pytest.raises(TaskDeferred):
+        executed(many(stack, 2), clears=1)
+    assert Counter(statuses(stack)) == {"CANCELLED": 105, "QUEUED": 2}

@@ -173,13 +173,22 @@ class SubmittingTask(SchedulerTask):
         client = self.hook.client
         if not self.job_id:
             firsts = client.get_many([self.ids_of(one.job_id, 1)[0] for one in identity.earlier])
-            there = [one.job_id for one in identity.earlier if self.ids_of(one.job_id, 1)[0] in firsts]
-            self._cancel_earlier(client.get_many(i for one in there for i in self.ids_of(one, len(job_ids))))
+            for one in identity.earlier:
+                if self.ids_of(one.job_id, 1)[0] in firsts:
+                    self._cancel_earlier(self._there(one.job_id, len(job_ids)))
             return
         prefixes = tuple(one.run_prefix for one in identity.earlier)
-        known = client.get_many(job_ids)
+        known = self._there(self.job_id, len(job_ids))
         earlier = {job_id: job for job_id, job in known.items() if job.run_id.startswith(prefixes)}
         self._await_ends(self._cancel_earlier(earlier))
+
+    def _there(self, base: str, number: int) -> dict[str, Job]:
+        """The records of so many jobs whose ids begin with the base, and of those after them: there may be more."""
+        known = self.hook.client.get_many(self.ids_of(base, number))
+        while more := self.hook.client.get_many(self.ids_of(base, number + _ONE_REQUEST)[number:]):
+            known |= more
+            number += _ONE_REQUEST
+        return known
 
     def _cancel_earlier(self, known: dict[str, Job]) -> list[Job]:
         live = {job_id: job for job_id, job in known.items() if not job.is_terminal}
