@@ -369,3 +369,18 @@ def test_a_message_is_deleted_only_once_every_watcher_that_took_it_has_it_stored
     message = FinishedMessage("a", "a", {}, takers=takers, passed=passed)
     asyncio.run(producer.advance([AdvanceItem(message, outcome)]))
     assert (queue.deleted, queue.visible) == ((["a"], []) if deleted else ([], ["a"]))
+
+
+def test_a_trigger_without_a_scheduler_follows_that_of_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def aws(self: Any, service: str) -> Any:
+        hook = SimpleNamespace(scheduler="sim", conn_config=SimpleNamespace(endpoint_url=None))
+        yield hook, SimpleNamespace(meta=SimpleNamespace(region_name="eu-west-1"))
+
+    monkeypatch.setattr(SchedulerTrigger, "aws", aws)
+
+    async def table() -> str:
+        async with JobTrigger(job_id="j")._open_reader() as reader:
+            return reader.table
+
+    assert asyncio.run(table()) == "sim-job-monitoring"

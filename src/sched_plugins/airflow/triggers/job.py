@@ -77,7 +77,9 @@ class SharedWatchTrigger(SchedulerTrigger):
         async with self.aws("dynamodb") as (hook, dynamodb):
             endpoint = hook.conn_config.endpoint_url
             place = f"region {dynamodb.meta.region_name}" + (f" at {endpoint}" if endpoint else "")
-            yield AsyncRecords(dynamodb, str(self.scheduler), place=place)
+            # Finding it out reads the connection, or asks CloudFormation for the environment.
+            scheduler = self.scheduler or await asyncio.to_thread(lambda: hook.scheduler)
+            yield AsyncRecords(dynamodb, scheduler, place=place)
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
         """Wait until the watcher knows what became of this trigger's runs, or cannot look any more."""
