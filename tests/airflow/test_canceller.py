@@ -6,17 +6,20 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from client_stack import NAME, REGION, ClientStack, client_stack
 
+from sched_plugins.airflow.exceptions import as_airflow
 from sched_plugins.airflow.hooks.scheduler import HookSession
-from sched_plugins.airflow.triggers import canceller
+from sched_plugins.airflow.triggers import canceller, deferral
 from sched_plugins.airflow.triggers.canceller import cancel_runs
 from sched_plugins.airflow.triggers.job import JobsTrigger, JobTrigger, SharedWatchTrigger
 from sched_plugins.client.run import Run
-from sched_plugins.errors import NotPermitted
+from sched_plugins.errors import NotPermitted, Throttled, Unknown
 
 CANCEL = f"{NAME}-cancel"
 
@@ -101,18 +104,31 @@ def test_an_error_is_told_to_each_and_keeps_nobody_later_from_cancelling(
 ) -> None:
     submit(stack, "a", "b")
     triggers = [JobTrigger(job_id=job_id, run_id="r", **WAY) for job_id in ("a", "b")]
-    refusals: list[Exception] = [NotPermitted("ask for the reader policy"), KeyError("odd")]
-    get_many = type(stack.client).get_many
-
-    def refused(self: Any, job_ids: Any) -> Any:
-        if refusals:
-            raise refusals.pop(0)
-        return get_many(self, job_ids)
-
-    monkeypatch.setattr(type(stack.client), "get_many", refused)
+    refuse(monkeypatch, stack, NotPermitted("ask for the reader policy"), KeyError("odd"))
     assert [type(error) for error in killed(*triggers)] == [NotPermitted, NotPermitted]
     assert [type(error) for error in killed(*triggers)] == [KeyError, KeyError]
     assert killed(*triggers) == [None, None]
+    assert set(statuses(stack).values()) == {"CANCELLED"}
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, stack: ClientStack, *errors: Exception) -> None:
+    """Let the next readings of jobs fail."""
+    left, get_many = list(errors), type(stack.client).get_many
+
+    def refused(self: Any, job_ids: Any) -> Any:
+        if left:
+            raise left.pop(0)
+        return get_many(self, job_ids)
+
+    monkeypatch.setattr(type(stack.client), "get_many", refused)
+
+
+def test_throttles_are_borne_since_nobody_else_cancels_the_jobs(
+    stack: ClientStack, made: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(stack, "a", "b")
+    refuse(monkeypatch, stack, Throttled("slow"), Unknown("?"), as_airflow(Throttled("slow")))
+    assert killed(*(JobTrigger(job_id=job_id, run_id="r", **WAY) for job_id in ("a", "b"))) == [None, None]
     assert set(statuses(stack).values()) == {"CANCELLED"}
 
 
@@ -161,3 +177,51 @@ def test_each_place_has_a_client_which_serves_who_comes_meanwhile(stack: ClientS
     assert [[one.job_id for one in answers] for answers in told[:2]] == [["a"], ["b"]]
     assert statuses(stack) == {"a": "CANCELLED", "b": "CANCELLED", "c": "CANCELLED"}
     assert sorted(makers) == ["here", "there"]
+
+
+def deferred(task_id: str, map_index: int = -1) -> SimpleNamespace:
+    return SimpleNamespace(dag_id="d", run_id="r", task_id=task_id, map_index=map_index)
+
+
+def test_a_trigger_that_another_triggerer_has_taken_over_cancels_nothing(
+    stack: ClientStack, made: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow calls ``on_kill`` there too; the task waits on, and Airflow says that it is deferred."""
+    tasks = {"taken": "deferred", "killed": "failed", "mapped_0": "deferred", "mapped_1": None, "taken_1": "failed"}
+    asked: list[str] = []
+
+    def get_task_states(dag_id: str, *, task_ids: list[str], run_ids: list[str]) -> dict[str, dict[str, str | None]]:
+        assert threading.current_thread() is not threading.main_thread()
+        asked.extend(task_ids)
+        own = {name: state for name, state in tasks.items() if name == task_ids[0] or name[:-2] == task_ids[0]}
+        return dict.fromkeys(run_ids, own)
+
+    monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", staticmethod(get_task_states))
+    triggers = []
+    for task in (deferred("taken"), deferred("killed"), deferred("mapped", 0), deferred("mapped", 1), deferred("gone")):
+        job_id = f"{task.task_id}{task.map_index}"
+        submit(stack, job_id)
+        triggers.append(JobTrigger(job_id=job_id, run_id="r", **WAY))
+        triggers[-1].task_instance = task  # type: ignore[assignment]
+    assert set(killed(*triggers)) == {None}
+    assert sorted(asked) == ["gone", "killed", "mapped", "taken"], "once for all that are mapped"
+    live = {job_id for job_id, status in statuses(stack).items() if status == "QUEUED"}
+    assert live == {"taken-1", "mapped0"}
+    tasks["taken"] = "failed"
+    assert killed(triggers[0]) == [None]
+    assert statuses(stack)["taken-1"] == "CANCELLED", "each is asked for anew"
+
+
+def test_a_task_of_which_airflow_tells_nothing_was_killed(
+    stack: ClientStack, made: list[tuple[str, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*given: Any, **named: Any) -> Any:
+        raise RuntimeError("no supervisor")
+
+    monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", staticmethod(refused))
+    submit(stack, "j")
+    trigger = JobTrigger(job_id="j", run_id="r", **WAY)
+    trigger.task_instance = deferred("t")  # type: ignore[assignment]
+    assert killed(trigger) == [None]
+    assert statuses(stack) == {"j": "CANCELLED"}
+    assert deferral._ASKED == {}

@@ -187,6 +187,22 @@ def test_a_wrong_option_fails_its_task_before_anything_is_stored(
     assert list(scheduler.workloads) == ["/sched/grid/workloads/airflow-2-1"]
 
 
+def test_a_task_of_which_no_job_can_be_made_does_not_end_airflows_scheduler(
+    executor: SchedulerExecutor, scheduler: FakeScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = scheduler_executor.task_options
+
+    def odd(config: Any, queue: Any, settings: Any) -> Any:
+        if config:
+            raise TypeError("nobody thought of this")
+        return real(config, queue, settings)
+
+    monkeypatch.setattr(scheduler_executor, "task_options", odd)
+    queue(executor, workload(1), wrong := workload(2, executor_config={"queue": "big"}), workload(3))
+    assert "nobody thought" in turn(executor)[wrong.key][1]
+    assert sorted(scheduler.jobs) == ["airflow-1-1", "airflow-3-1"]
+
+
 def test_a_resumed_task_is_not_ended_by_the_job_from_before_it_was_deferred(
     executor: SchedulerExecutor, scheduler: FakeScheduler
 ) -> None:

@@ -15,7 +15,7 @@ from sched_plugins.airflow.executors.settings import read_settings
 from sched_plugins.airflow.executors.task_options import parameter_name
 from sched_plugins.airflow.executors.workload_store import left_over
 from sched_plugins.client import Status
-from sched_plugins.errors import Busy, InvalidJob, NotPermitted, SchedulerError, Throttled, Unknown
+from sched_plugins.errors import Busy, InvalidJob, NotPermitted, Refused, SchedulerError, Throttled, Unknown
 
 WAITING = None
 
@@ -97,7 +97,7 @@ def test_a_submission_without_an_answer_is_made_again(
     assert [one.outcome for one in rounds(courier, scheduler)] == [Outcome(True)]
 
 
-@pytest.mark.parametrize("error", [InvalidJob("bad"), NotPermitted("no")])
+@pytest.mark.parametrize("error", [InvalidJob("bad"), Refused("no")])
 def test_a_refused_submission_fails_the_task(courier: Courier, scheduler: FakeScheduler, error: Exception) -> None:
     courier.hand_over([task("a"), task("b")])
     scheduler.refused["a"] = error  # type: ignore[assignment]
@@ -106,6 +106,41 @@ def test_a_refused_submission_fails_the_task(courier: Courier, scheduler: FakeSc
     assert news.outcome is not None
     assert str(error) in news.outcome.reason
     assert list(scheduler.workloads) == [name("b")]
+
+
+@pytest.mark.parametrize("what", ["a", name("a")])
+def test_credentials_that_are_refused_for_a_moment_fail_no_task(
+    courier: Courier, scheduler: FakeScheduler, what: str
+) -> None:
+    courier.hand_over([task("a")])
+    scheduler.refused[what] = NotPermitted("expired")
+    assert rounds(courier, scheduler, number=30) == []
+    del scheduler.refused[what]
+    assert rounds(courier, scheduler, seconds=60) == []
+    assert list(scheduler.jobs) == ["a"]
+
+
+def test_a_permission_that_is_missing_fails_the_tasks_after_a_minute(
+    courier: Courier, scheduler: FakeScheduler
+) -> None:
+    courier.hand_over([task(str(number)) for number in range(50)])
+    scheduler.broken["submit"] = NotPermitted("ask for the policy")
+    news = rounds(courier, scheduler, number=100)
+    assert len([one for one in news if one.outcome and "policy" in one.outcome.reason]) == 50
+    assert scheduler.calls["submit"] < 10, "for all of an environment at once"
+
+
+def test_a_job_that_is_refused_after_a_lost_answer_is_cancelled(courier: Courier, scheduler: FakeScheduler) -> None:
+    """It may be there: it would run beside Airflow's next try, and nobody would follow it."""
+    courier.hand_over([task("a"), task("b")])
+    scheduler.lost_replies = 1
+    scheduler.refused["a"] = Unknown("no answer")
+    rounds(courier, scheduler)
+    assert "a" in scheduler.jobs
+    scheduler.refused |= {"a": Refused("no")}
+    [news] = rounds(courier, scheduler, seconds=10, number=2)
+    assert news.outcome is not None
+    assert (news.job_id, news.outcome.succeeded, scheduler.cancelled) == ("a", False, ["a"])
 
 
 def test_a_missing_environment_fails_its_task_and_no_other(courier: Courier, scheduler: FakeScheduler) -> None:
@@ -164,7 +199,7 @@ def test_one_job_without_an_answer_holds_up_no_other(courier: Courier, scheduler
 
 def test_what_cannot_be_stored_is_not_submitted(courier: Courier, scheduler: FakeScheduler) -> None:
     courier.hand_over([task("a"), task("b"), task("c")])
-    scheduler.refused |= {name("a"): NotPermitted("no key"), name("b"): Throttled("slow")}
+    scheduler.refused |= {name("a"): Refused("no key"), name("b"): Throttled("slow")}
     [news] = rounds(courier, scheduler)
     assert (news.job_id, list(scheduler.jobs)) == ("a", ["c"])
     del scheduler.refused[name("b")]
@@ -329,3 +364,29 @@ def test_a_renewal_that_fails_is_tried_again_soon(scheduler: FakeScheduler) -> N
     del scheduler.refused[name("a")]
     rounds(courier, scheduler, seconds=30)
     assert scheduler.workloads[name("a")] != "a token 0"
+
+
+def test_many_renewals_hold_up_no_other_task(courier: Courier, scheduler: FakeScheduler) -> None:
+    """Parameter Store takes three writes a second by default, so that a thousand would take minutes of one round."""
+    courier.hand_over([task(str(number)) for number in range(500)])
+    rounds(courier, scheduler, number=3)
+    scheduler.calls.clear()
+    rounds(courier, scheduler, seconds=300)
+    assert scheduler.calls["put"] <= 200
+    rounds(courier, scheduler, number=2)
+    assert scheduler.calls["put"] == 500, "each of them once"
+    assert all(text.endswith("token 1") for text in scheduler.workloads.values())
+
+
+def test_a_workload_that_cannot_be_made_keeps_nobody_from_hearing_of_ends(
+    courier: Courier, scheduler: FakeScheduler
+) -> None:
+    courier.hand_over([task("a")])
+    rounds(courier, scheduler)
+
+    def unmade() -> str:
+        raise OSError("the key cannot be read")
+
+    courier.hand_over([Task("b", name("b"), {"job_id": "b"}, unmade)])
+    scheduler.end("a")
+    assert [one.job_id for one in rounds(courier, scheduler)] == ["a"]

@@ -99,6 +99,7 @@ def test_a_task_chooses_its_environment(queue: str) -> None:
     ("config", "named"),
     [
         ({"quque": "big"}, "'quque'"),
+        ({"quque": "big", 1: "big"}, "'1'"),
         ({"queue": 3}, "queue is 3"),
         ({"queue": "No"}, "'No'"),
         ({"timeout": 0}, "timeout is 0"),

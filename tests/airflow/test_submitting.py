@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -9,11 +10,14 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout, TaskDeferralTimeout, TaskDeferred
+from botocore.exceptions import ClientError
 from client_stack import NAME, QUEUES, ClientStack, client_stack, service
 
 from sched_plugins.airflow import exceptions
+from sched_plugins.airflow.hooks.scheduler import SchedulerHook
 from sched_plugins.airflow.identity import TaskIdentity
 from sched_plugins.airflow.operators import submitting
+from sched_plugins.airflow.operators.run_stage import RunStageOperator
 from sched_plugins.airflow.operators.submit_job import SubmitJobOperator
 from sched_plugins.airflow.operators.submit_jobs import SubmitJobsOperator
 from sched_plugins.airflow.sensors.finished_queue import FinishedQueueSensor
@@ -445,3 +449,110 @@ def test_links_lead_to_the_record_and_the_results_while_the_job_waits(stack: Cli
     assert links.keys() == {"item", "results"}
     assert "pk=airflow%2Fd%2Fr%2Ft&" in links["item"]
     assert links["results"].endswith("/s3/buckets/bucket?region=eu-west-1&prefix=case%201/")
+
+
+@pytest.mark.parametrize("made", [one, lambda stack: many(stack, 3)])
+def test_jobs_whose_submission_is_carried_out_without_an_answer_are_waited_for(
+    stack: ClientStack, made: Callable[[ClientStack], Any]
+) -> None:
+    """A task that failed there would leave its jobs running, which nobody waits for."""
+    submit = stack.functions.functions[SUBMIT]
+
+    def silent(event: dict[str, Any]) -> Exception:
+        submit(event)
+        return ClientError({"Error": {"Code": "x"}, "ResponseMetadata": {"HTTPStatusCode": 502}}, "Invoke")
+
+    stack.functions.functions[SUBMIT] = silent  # type: ignore[assignment]
+    operator = made(stack)
+    with pytest.raises(TaskDeferred) as deferred:
+        executed(operator)
+    assert [run.job_id for run in deferred.value.trigger.own_runs()] == sorted(stack_ids(stack))
+    assert all(run.run_id for run in deferred.value.trigger.own_runs())
+
+
+@pytest.mark.parametrize("made", [one, lambda stack: many(stack, 3)])
+def test_jobs_whose_submission_has_no_answer_and_no_effect_fail_the_task(
+    stack: ClientStack, made: Callable[[ClientStack], Any]
+) -> None:
+    stack.functions.functions[SUBMIT] = lambda event: ClientError(
+        {"Error": {"Code": "x"}, "ResponseMetadata": {"HTTPStatusCode": 502}}, "Invoke"
+    )
+    with pytest.raises(exceptions.ServiceException, match="AWS answered x"):
+        executed(made(stack))
+
+
+def stack_ids(stack: ClientStack) -> list[str]:
+    return [job.job_id for job in stack.client.list(limit=2000)]
+
+
+def test_a_job_that_was_submitted_again_meanwhile_is_waited_for_anew_by_its_sensor(stack: ClientStack) -> None:
+    """Its trigger has seen the ends of all; the sensor would succeed without any statuses, and below a failure."""
+    stack.client.submit_many([{"job_id": "a", "commands": ["x"]}, {"job_id": "b", "commands": ["x"]}])
+    sensor = JobSensor(task_id="t", job_ids=["a", "b"], deferrable=True)
+    sensor.hook = SimpleNamespace(client=stack.client)  # type: ignore[assignment]
+    with pytest.raises(TaskDeferred) as first:
+        executed(sensor)
+    stack.change("b", status=Status.SUCCEEDED)
+    with pytest.raises(TaskDeferred) as second:
+        resumed(sensor, first.value)
+    assert second.value.trigger.serialize() == first.value.trigger.serialize()
+    stack.change("a", status=Status.SUCCEEDED)
+    assert resumed(sensor, second.value) == {"a": "SUCCEEDED", "b": "SUCCEEDED"}
+
+
+@pytest.mark.parametrize("rendered", [None, "", ["s3://b/first/", None], [""]])
+def test_a_stage_whose_inputs_turn_out_to_be_nothing_is_not_started_without_them(rendered: Any) -> None:
+    """An earlier task that was skipped, say, returns None; what the assets tell of is not what was asked for."""
+    operator = RunStageOperator(task_id="t", environment="env", executable="/bin/true", inputs="{{ … }}")
+    operator.inputs = rendered
+    operator.hook = SimpleNamespace(environment_client=None)  # type: ignore[assignment]
+    context = {"triggering_asset_events": {}}
+    with pytest.raises(exceptions.InvalidRequestException, match="inputs"):
+        operator.submit(context, "job", "run")  # type: ignore[arg-type]
+    operator.inputs = []
+    assert operator._inputs(context) == []  # type: ignore[arg-type]
+
+
+def test_a_queue_is_not_drained_while_its_job_goes_from_one_try_to_the_next(
+    stack: ClientStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read among those that wait before, and among those that run after, so that it is in neither."""
+    stack.client.submit({"job_id": "a", "commands": ["x"]})
+    stack.change("a", status=Status.RUNNING)
+    query = Records._query
+
+    def hurried(self: Records, kind: str, shard: int, since: str, **given: Any) -> Iterator[Any]:
+        if kind == "live" and stack.client.get("a").status is Status.RUNNING:
+            stack.change("a", status=Status.QUEUED)
+        yield from query(self, kind, shard, since, **given)
+
+    monkeypatch.setattr(Records, "_query", hurried)
+    hook = SchedulerHook(scheduler=NAME, aws_conn_id=None)
+    monkeypatch.setattr(SchedulerHook, "client", stack.client)
+    assert not hook.is_drained()
+    stack.change("a", status=Status.SUCCEEDED)
+    assert hook.is_drained()
+
+
+def test_a_deferrable_sensor_takes_no_message_beside_the_receiver_that_it_shares(stack: ClientStack) -> None:
+    """An asset watcher of its triggerer would not see it. That there is no such queue is told at once all the same."""
+    sqs = service("sqs")
+    queue = sqs.create_queue(QueueName=f"{NAME}-job-queue-finished")["QueueUrl"]
+    sqs.send_message(QueueUrl=queue, MessageBody='{"job_id": "a"}')
+    sensor = FinishedQueueSensor(task_id="s", job_ids="a", deferrable=True)
+    sensor.hook = SimpleNamespace(client=stack.client)  # type: ignore[assignment]
+    with pytest.raises(TaskDeferred):
+        executed(sensor)
+    assert len(sqs.receive_message(QueueUrl=queue)["Messages"]) == 1
+    sensor.finished_queue = "none"
+    with pytest.raises(exceptions.NotFoundException, match="no queue 'none'"):
+        executed(sensor)
+
+
+def test_a_cleared_task_that_has_fewer_jobs_now_ends_all_that_it_had(stack: ClientStack) -> None:
+    """Those of before are not cancelled by a trigger where no triggerer runs, or none has taken it yet."""
+    with pytest.raises(TaskDeferred):
+        executed(many(stack, 105))
+    with pytest.raises(TaskDeferred):
+        executed(many(stack, 2), clears=1)
+    assert Counter(statuses(stack)) == {"CANCELLED": 105, "QUEUED": 2}

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.messaging.triggers import msg_queue
-from airflow.triggers.shared_stream import SharedStreamManager
+from airflow.triggers.shared_stream import AdvanceItem, AdvanceOutcome, SharedStreamManager
 from test_client_watch import Table
 
 from sched_plugins.airflow.queues.finished_job import SchedulerMessageQueueProvider
 from sched_plugins.airflow.sensors.finished_queue import FinishedQueueSensor
 from sched_plugins.airflow.triggers import troubles, watcher
 from sched_plugins.airflow.triggers.base import SchedulerTrigger
-from sched_plugins.airflow.triggers.finished_job import FinishedJobTrigger
+from sched_plugins.airflow.triggers.finished_job import FinishedJobTrigger, FinishedMessage, FinishedQueueProducer
 from sched_plugins.airflow.triggers.job import JobsTrigger, JobTrigger, SharedWatchTrigger
 from sched_plugins.core.state import Status
 from sched_plugins.errors import NotPermitted, SchedulerError, SchedulerNotFound, Throttled, Unknown
@@ -278,3 +278,109 @@ def test_a_task_is_not_resumed_before_airflow_has_heard_of_its_deferral(
     assert [one["status"] for one in told] == ["ended", "error", "ended"]
     assert times[0] >= 0.5
     assert times[1] >= 1.0
+
+
+class Queue:
+    """A finished queue in memory, with the methods of SQS's client that are awaited."""
+
+    def __init__(self) -> None:
+        self.visible: list[str] = []
+        self.deleted: list[str] = []
+        self.meta = SimpleNamespace(region_name="eu-west-1")
+
+    async def get_queue_url(self, **asked: Any) -> dict[str, Any]:
+        return {"QueueUrl": "https://sqs/1/q"}
+
+    async def receive_message(self, **asked: Any) -> dict[str, Any]:
+        await asyncio.sleep(0.01)
+        taken, self.visible = self.visible, []
+        return {
+            "Messages": [{"MessageId": job, "ReceiptHandle": job, "Body": f'{{"job_id": "{job}"}}'} for job in taken]
+        }
+
+    async def change_message_visibility_batch(self, **asked: Any) -> dict[str, Any]:
+        return {}
+
+    async def change_message_visibility(self, **asked: Any) -> None:
+        if asked["VisibilityTimeout"] == 0:
+            self.visible.append(asked["ReceiptHandle"])
+
+    async def delete_message(self, **asked: Any) -> None:
+        self.deleted.append(asked["ReceiptHandle"])
+
+
+def test_a_sensor_that_leaves_a_queue_does_not_let_its_watcher_see_messages_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What came while it waited to be resumed it has not looked at. The watcher has, and Airflow has stored that."""
+    queue = Queue()
+
+    @asynccontextmanager
+    async def aws(self: Any, service: str) -> Any:
+        yield SimpleNamespace(scheduler="sim"), queue
+
+    monkeypatch.setattr(SchedulerTrigger, "aws", aws)
+    monkeypatch.setenv("AIRFLOW__SCHED__SETTLE_SECONDS", "0.3")
+    started: list[str] = []
+
+    async def watch(manager: SharedStreamManager, trigger: FinishedJobTrigger) -> None:
+        key = trigger.shared_stream_key()
+        async for event in trigger.filter_shared_stream(manager.subscribe(trigger_id=0, trigger=trigger, key=key)):
+            started.append(event.payload["job_id"])
+            seq = manager.bind_pending_event(trigger_id=0, key=key)
+            assert seq is not None
+            asyncio.get_running_loop().call_later(0.02, manager.confirm_persisted, [seq])
+
+    async def scene() -> Any:
+        manager = SharedStreamManager()
+        watching = asyncio.ensure_future(watch(manager, FinishedJobTrigger(scheduler="sim")))
+        sensor = FinishedJobTrigger(scheduler="sim", job_ids=["a"], claim=True)
+        sensing = asyncio.ensure_future(fired(manager, 1, sensor))
+        await asyncio.sleep(0)
+        queue.visible = ["early", "a"]
+        await until(lambda: "a" in started)
+        queue.visible = ["b", "c"]
+        told = await sensing
+        await until(lambda: len(queue.deleted) >= 3)
+        await asyncio.sleep(0.1)
+        watching.cancel()
+        return told
+
+    assert asyncio.run(asyncio.wait_for(scene(), 20))["message"] == {"job_id": "a"}
+    assert started == ["early", "a", "b", "c"]
+    assert sorted(queue.deleted) == ["b", "c", "early"], "and that of the sensor is deleted by its task"
+
+
+@pytest.mark.parametrize(
+    ("takers", "passed", "outcome", "deleted"),
+    [
+        (1, 0, AdvanceOutcome(acked=1, failed=1), True),
+        (1, 1, AdvanceOutcome(acked=2, failed=1), True),
+        (1, 1, AdvanceOutcome(acked=1, failed=1), False),
+        (2, 0, AdvanceOutcome(acked=1, failed=1), False),
+        (0, 1, AdvanceOutcome(acked=1, failed=1), False),
+    ],
+)
+def test_a_message_is_deleted_only_once_every_watcher_that_took_it_has_it_stored(
+    takers: int, passed: int, outcome: AdvanceOutcome, deleted: bool
+) -> None:
+    queue, producer = Queue(), FinishedQueueProducer(FinishedJobTrigger(scheduler="sim"))
+    producer._sqs = queue
+    message = FinishedMessage("a", "a", {}, takers=takers, passed=passed)
+    asyncio.run(producer.advance([AdvanceItem(message, outcome)]))
+    assert (queue.deleted, queue.visible) == ((["a"], []) if deleted else ([], ["a"]))
+
+
+def test_a_trigger_without_a_scheduler_follows_that_of_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def aws(self: Any, service: str) -> Any:
+        hook = SimpleNamespace(scheduler="sim", conn_config=SimpleNamespace(endpoint_url=None))
+        yield hook, SimpleNamespace(meta=SimpleNamespace(region_name="eu-west-1"))
+
+    monkeypatch.setattr(SchedulerTrigger, "aws", aws)
+
+    async def table() -> str:
+        async with JobTrigger(job_id="j")._open_reader() as reader:
+            return reader.table
+
+    assert asyncio.run(table()) == "sim-job-monitoring"

@@ -29,13 +29,15 @@ from sched_plugins.airflow.executors.settings import ExecutorSettings
 from sched_plugins.airflow.executors.task_options import parameter_prefix
 from sched_plugins.airflow.executors.workload_store import job_of, left_over
 from sched_plugins.client import Ended, Job, Run, Status, Submitted
-from sched_plugins.errors import Busy, NotFound, SchedulerError, Throttled, Unknown
+from sched_plugins.errors import Busy, NotFound, NotPermitted, SchedulerError, Throttled, Unknown
 
 log = logging.getLogger(__name__)
 
 SUBMIT_AT_ONCE: Final = 200
-"""Tasks in one round, so that looks are not kept waiting for long."""
+"""Tasks in one round that are submitted, and tokens that are renewed, so that looks are not kept waiting for long."""
 _TRANSIENT: Final = (Busy, Throttled, Unknown)
+_REFUSED_TRIES: Final = 7
+"""Tries, within a minute, after which it is believed that the executor may not submit: credentials may be changing."""
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 30.0
 _SWEEP_SECONDS: Final = 3600.0
@@ -206,6 +208,8 @@ class Courier:
                 step()
             except SchedulerError as error:
                 log.warning("The scheduler executor tries again: %s", error)
+            except Exception:
+                log.exception("A step of the scheduler executor failed; the next round tries again")
 
     def _take_in(self) -> None:
         now = self._now()
@@ -271,7 +275,7 @@ class Courier:
                 )
                 errors = [answer.error for answer in answers]
             except SchedulerError as error:
-                if len(some) > 1 and not isinstance(error, (*_TRANSIENT, NotFound)):
+                if len(some) > 1 and not isinstance(error, (*_TRANSIENT, NotFound, NotPermitted)):
                     # Nothing was sent, because of one of them: halves, so that few calls find it out among many.
                     half = len(some) // 2
                     groups.extendleft((some[half:], some[:half]))
@@ -303,13 +307,16 @@ class Courier:
         return stored
 
     def _not_submitted(self, task: Task, error: SchedulerError) -> None:
-        if isinstance(error, _TRANSIENT):
-            # Without end: Airflow itself revokes a task that waits for too long.
+        refused_lately = isinstance(error, NotPermitted) and task.tries + 1 < _REFUSED_TRIES
+        if isinstance(error, _TRANSIENT) or refused_lately:
+            # Throttles without end: Airflow itself revokes a task that waits for too long.
             self._put_off(task)
             log.warning("Job %s is not submitted yet: %s", task.job_id, error)
             return
         del self._waiting[task.job_id]
         self._left[task.parameter] = None
+        if task.tries:
+            self._cancel[task.job_id] = None  # An earlier request may have been carried out without an answer.
         self._news.append(News(task.job_id, Outcome(False, f"Job {task.job_id!r} could not be submitted: {error}")))
 
     def _put_off(self, task: Task) -> None:
@@ -345,7 +352,7 @@ class Courier:
                 self._news.append(News(task.job_id, None))
             if self._is_old(task, now):
                 renewed.append(task)
-        self._store_workloads(renewed)
+        self._store_workloads(renewed[:SUBMIT_AT_ONCE])  # The rest is due in the next round.
 
     def _is_due(self, task: Task, now: float) -> bool:
         return self._is_silent(task, now) or (self._is_old(task, now) and now >= task.not_before)

@@ -140,7 +140,10 @@ class SchedulerExecutor(BaseExecutor):
             self.running.add(workload.key)
             try:
                 handed.append(self._task(workload))
-            except SchedulerError as error:
+            except Exception as error:
+                # It would end Airflow's scheduler, and again after each restart, since the task is still to be run.
+                if not isinstance(error, SchedulerError):
+                    self.log.exception("No job can be made of %s", workload.key)
                 self.log_task_event(event="not submitted", extra=str(error), ti_key=workload.key)
                 self.fail(workload.key, info=str(error))
         self.courier.hand_over(handed)

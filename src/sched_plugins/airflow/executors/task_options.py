@@ -38,7 +38,7 @@ def task_options(
         InvalidSettings: names the key, its value and the rule.
     """
     config = dict(executor_config or {})
-    if unknown := sorted(set(config) - set(KEYS)):
+    if unknown := sorted(map(str, config.keys() - set(KEYS))):
         raise InvalidSettings(f"executor_config has {unknown[0]!r}; this executor knows {', '.join(KEYS)}")
     asked = task_queue if task_queue and task_queue != settings.default_queue else settings.environment
     queue = config.get("queue") or asked

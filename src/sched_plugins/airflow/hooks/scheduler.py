@@ -219,7 +219,7 @@ class SchedulerHook(AwsBaseHook):
 
     def is_drained(self, queue: str = "") -> bool:
         """
-        Tell whether a job queue has nothing more to do. One GetQueueUrl, one GetQueueAttributes, eight Queries.
+        Tell whether a job queue has nothing more to do. One GetQueueUrl, one GetQueueAttributes, up to 16 Queries.
 
         Raises the client's errors, since triggers ask as well.
 
@@ -243,7 +243,9 @@ class SchedulerHook(AwsBaseHook):
             counted = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=list(_COUNTS))["Attributes"]
         if any(int(counted[count]) for count in _COUNTS):
             return False
-        return not client.list(statuses={Status.QUEUED, *LIVE}, queue=name, limit=1)
+        # Twice, since those that wait are read before those that run: a job that goes back to the queue for
+        # another try of its own is in neither, if it does so in between.
+        return not any(client.list(statuses={Status.QUEUED, *LIVE}, queue=name, limit=1) for _ in range(2))
 
     def test_connection(self) -> tuple[bool, str]:
         """Test the credentials, and that the scheduler answers if one is named."""

@@ -18,7 +18,7 @@ from sched_plugins.airflow.exceptions import (
 )
 from sched_plugins.airflow.identity import Decision, Step, decide, is_ending
 from sched_plugins.airflow.links.scheduler import JOB_LINKS, XCOM_KEY, addresses
-from sched_plugins.airflow.operators.submitting import END_SECONDS, SubmittingTask
+from sched_plugins.airflow.operators.submitting import END_SECONDS, UNCERTAIN, SubmittingTask
 from sched_plugins.airflow.triggers.base import ERROR
 from sched_plugins.airflow.triggers.job import JobTrigger
 from sched_plugins.errors import JobNotFound, SchedulerError
@@ -88,9 +88,7 @@ class JobRunOperator(SubmittingTask):
             else:
                 self._end_earlier(self.identity(context), [job_id])
                 with self._submitting():
-                    submitted = self.submit(context, job_id, run_id)
-                run_id = submitted.run_id
-                self.log.info("Job %s: %s (run %s)", job_id, submitted.outcome, run_id)
+                    run_id = self._submitted(context, job_id, run_id)
             self._go_on()
             self._tell_links(context, job_id, None)
             if not self.wait_for_completion:
@@ -142,6 +140,19 @@ class JobRunOperator(SubmittingTask):
                 f"({record.status}); clear the task to run it anew"
             )
         return decision
+
+    def _submitted(self, context: Context, job_id: str, run_id: str) -> str:
+        """Submit the job; the id of the run that serves."""
+        try:
+            submitted = self.submit(context, job_id, run_id)
+        except UNCERTAIN as error:
+            found = decide(job_id, self.identity(context).digest, self._record(job_id))
+            if found.step not in (Step.ATTACH, Step.TAKE):
+                raise
+            self.log.warning("Job %s is submitted (run %s), though: %s", job_id, found.run_id, error)
+            return found.run_id
+        self.log.info("Job %s: %s (run %s)", job_id, submitted.outcome, submitted.run_id)
+        return submitted.run_id
 
     def _record(self, job_id: str) -> Job | None:
         try:

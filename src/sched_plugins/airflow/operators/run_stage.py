@@ -75,6 +75,8 @@ class RunStageOperator(JobRunOperator):
             kwargs["outlets"] = [AssetAlias(f"sched:{environment}")]
         super().__init__(environment=environment, **kwargs)
         self.executable = executable
+        # Not whether they turn out to be none: a template that gives nothing is not to be taken for none asked for.
+        self._inputs_by_assets = inputs is None
         self.inputs = inputs
         self.input_names = input_names
         self.input_folder = input_folder
@@ -167,9 +169,16 @@ class RunStageOperator(JobRunOperator):
         yield from files
 
     def _inputs(self, context: Context) -> list[str]:
-        if self.inputs is not None:
-            return [self.inputs] if isinstance(self.inputs, str) else [uri for uri in self.inputs if uri]
-        return list(dict.fromkeys(_told_by_assets(context, self.inlets or ())))
+        if self._inputs_by_assets:
+            return list(dict.fromkeys(_told_by_assets(context, self.inlets or ())))
+        given: Any = self.inputs
+        inputs: list[Any] = [given] if given is None or isinstance(given, str) else list(given)
+        if not all(isinstance(uri, str) and uri for uri in inputs):
+            raise InvalidRequestException(
+                f"inputs is {repr(given)[:200]}: one of them is no folder's address; see what the task returned that "
+                "they come from, if it ran at all"
+            )
+        return inputs
 
 
 def _own(environment: EnvironmentClient) -> dict[str, str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sched_plugins.airflow.exceptions import InvalidRequestException, JobFailedException, as_airflow, named, translated
 from sched_plugins.airflow.identity import Step, TaskIdentity, decide, is_ending
-from sched_plugins.airflow.operators.submitting import SubmittingTask
+from sched_plugins.airflow.operators.submitting import UNCERTAIN, SubmittingTask
 from sched_plugins.airflow.ranges import compact
 from sched_plugins.airflow.settings import AS_OBJECT, fields_of
 from sched_plugins.airflow.triggers.base import ERROR
@@ -18,7 +18,7 @@ from sched_plugins.airflow.triggers.job import JobsTrigger, numbered_job
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from sched_plugins.client import Job
+    from sched_plugins.client import Job, Submitted
 
 NOT_SUBMITTED = "NOT SUBMITTED"
 FAILURES_KEPT = 1_000
@@ -165,6 +165,7 @@ class SubmitJobsOperator(SubmittingTask):
         self._claim(context, ids)
         with self._submitting():
             answers = self.hook.client.submit_many(specs, run_ids=run_ids, queue=queue, known=known)
+            answers = self._found(identity, answers)
             if answers:
                 self._tell_if_unserved(context, queue)
         refused = [answer for answer in answers if answer.error is not None]
@@ -188,6 +189,22 @@ class SubmitJobsOperator(SubmittingTask):
             len(ids) - len(answers) - sum(map(len, waiting.values())) + len(answers) - len(refused), len(refused),
         )  # fmt: skip
         return waiting
+
+    def _found(self, identity: TaskIdentity, answers: list[Submitted]) -> list[Submitted]:
+        """The answers; a job that was submitted without one is as good as the others."""
+        unsure = [answer.job_id for answer in answers if isinstance(answer.error, UNCERTAIN)]
+        try:
+            known = self.hook.client.get_many(unsure) if unsure else {}
+        except UNCERTAIN:
+            return answers  # The others are not to be left alone for these.
+        decisions = {job_id: decide(job_id, identity.digest, job) for job_id, job in known.items()}
+        there = {one: told.run_id for one, told in decisions.items() if told.step in (Step.ATTACH, Step.TAKE)}
+        if there:
+            self.log.warning("%s jobs are submitted, though their submission was not answered", len(there))
+        return [
+            replace(answer, run_id=there[answer.job_id], error=None) if answer.job_id in there else answer
+            for answer in answers
+        ]
 
     def _wait(self, ids: list[str], waiting: Mapping[str, list[int]]) -> None:
         from sched_plugins.client import Run

@@ -15,7 +15,7 @@ from sched_plugins.airflow.identity import TaskIdentity
 from sched_plugins.airflow.settings import default_deferrable
 from sched_plugins.airflow.task import SchedulerTask
 from sched_plugins.core import names
-from sched_plugins.errors import JobNotFound, SchedulerError
+from sched_plugins.errors import Busy, JobNotFound, SchedulerError, Throttled, Unknown
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 END_SECONDS: Final = 60.0
 """How long a task waits for the end of an earlier run that is being cancelled."""
+UNCERTAIN: Final = (Busy, Throttled, Unknown)
+"""After these a job may have been submitted all the same: by a request whose answer was lost. Its record tells."""
 _LATE_SECONDS: Final = 4
 """How long a request that was broken off may still arrive. Airflow kills a task 5 s after it asked it to end."""
 _ONE_REQUEST: Final = 100
@@ -171,13 +173,22 @@ class SubmittingTask(SchedulerTask):
         client = self.hook.client
         if not self.job_id:
             firsts = client.get_many([self.ids_of(one.job_id, 1)[0] for one in identity.earlier])
-            there = [one.job_id for one in identity.earlier if self.ids_of(one.job_id, 1)[0] in firsts]
-            self._cancel_earlier(client.get_many(i for one in there for i in self.ids_of(one, len(job_ids))))
+            for one in identity.earlier:
+                if self.ids_of(one.job_id, 1)[0] in firsts:
+                    self._cancel_earlier(self._there(one.job_id, len(job_ids)))
             return
         prefixes = tuple(one.run_prefix for one in identity.earlier)
-        known = client.get_many(job_ids)
+        known = self._there(self.job_id, len(job_ids))
         earlier = {job_id: job for job_id, job in known.items() if job.run_id.startswith(prefixes)}
         self._await_ends(self._cancel_earlier(earlier))
+
+    def _there(self, base: str, number: int) -> dict[str, Job]:
+        """The records of so many jobs whose ids begin with the base, and of those after them: there may be more."""
+        known = self.hook.client.get_many(self.ids_of(base, number))
+        while more := self.hook.client.get_many(self.ids_of(base, number + _ONE_REQUEST)[number:]):
+            known |= more
+            number += _ONE_REQUEST
+        return known
 
     def _cancel_earlier(self, known: dict[str, Job]) -> list[Job]:
         live = {job_id: job for job_id, job in known.items() if not job.is_terminal}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException
@@ -43,6 +43,10 @@ class SchedulerSensor(SchedulerTask, BaseSensorOperator):
         """Look once."""
         raise NotImplementedError
 
+    def first_look(self, context: Context) -> PokeReturnValue:
+        """Look once before deferring."""
+        return self.look(context)
+
     def trigger(self) -> BaseTrigger:
         """Make the trigger that waits."""
         raise NotImplementedError
@@ -61,7 +65,8 @@ class SchedulerSensor(SchedulerTask, BaseSensorOperator):
         if not self.deferrable:
             return self._hand_on(context, super().execute(context))
         try:
-            found = self.poke(context)
+            with translated():
+                found = self.first_look(context)
         except AirflowException as error:
             if self.never_fail:
                 raise AirflowSkipException(f"Skipping, since never_fail is set: {error}") from error
@@ -71,11 +76,12 @@ class SchedulerSensor(SchedulerTask, BaseSensorOperator):
             found = PokeReturnValue(False)
         if found.is_done:
             return self._hand_on(context, found.xcom_value)
+        return self._defer()
+
+    def _defer(self) -> NoReturn:
         with translated():
             trigger = self.trigger()
-        return self.defer(
-            trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=float(self.timeout))
-        )
+        self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=float(self.timeout)))
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
         """Go on when the trigger has fired."""
@@ -89,5 +95,8 @@ class SchedulerSensor(SchedulerTask, BaseSensorOperator):
             return self.handed_on(context, value)
 
     def seen(self, context: Context, event: Mapping[str, Any]) -> Any:
-        """Get what the wait was for, after the trigger's event: by default by looking."""
-        return self.poke(context).xcom_value
+        """Get what the wait was for, after the trigger's event: by default by looking. It waits if a job began anew."""
+        found = self.poke(context)
+        if not found.is_done:
+            self._defer()
+        return found.xcom_value

@@ -87,6 +87,14 @@ class FinishedQueueSensor(SchedulerSensor):
                 sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=message.receipt_handle, VisibilityTimeout=0)
         return PokeReturnValue(taken is not None, claimed(taken) if taken else None)
 
+    def first_look(self, context: Context) -> PokeReturnValue:
+        """Look only whether messages can be had, and take none: they are for all that share the trigger's receiver."""
+        _ = self._wanted  # What names no job is refused here, as by a look.
+        connection, url = self._queue()
+        with connection.doing(f"receive from {url}"):
+            connection.client("sqs").receive_message(QueueUrl=url, VisibilityTimeout=0)  # It stays visible.
+        return PokeReturnValue(False)
+
     def trigger(self) -> FinishedJobTrigger:
         """Make the trigger, which shares a receiver with all others of the queue."""
         return FinishedJobTrigger(

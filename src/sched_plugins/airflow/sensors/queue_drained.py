@@ -33,7 +33,7 @@ class QueueDrainedSensor(SchedulerSensor):
         self.job_queue = job_queue
 
     def look(self, context: Context) -> PokeReturnValue:
-        """Look whether it is. One GetQueueAttributes and eight Queries."""
+        """Look whether it is. One GetQueueAttributes and up to 16 Queries."""
         return PokeReturnValue(self.hook.is_drained(self.job_queue or ""))
 
     def trigger(self) -> QueueDrainedTrigger:

@@ -15,12 +15,17 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import chain
 from typing import Final
 
+from sched_plugins.airflow.exceptions import ServiceException
 from sched_plugins.client import Cancellation
 from sched_plugins.client.jobs import JobClient
+from sched_plugins.client.retry import Backoff, Clock
 from sched_plugins.client.run import Run, Standing, standing
+from sched_plugins.errors import Throttled, Unknown
 
 GATHER: Final = 0.25
 """Seconds for which runs are gathered before they are cancelled."""
+PATIENCE: Final = 20.0
+"""Seconds for which it is tried again to reach the jobs: of the 30 s that an ``on_kill`` has."""
 
 MakeClient = Callable[[], JobClient]
 ListRuns = Callable[[], Iterable[Run]]
@@ -58,7 +63,7 @@ class Canceller:
 
     async def _answer(self, asked: Sequence[tuple[ListRuns, asyncio.Future[list[Cancellation]]]]) -> None:
         try:
-            answers = await asyncio.to_thread(self._cancel, [runs for runs, _ in asked])
+            answers = await asyncio.to_thread(self._cancel_patiently, [runs for runs, _ in asked])
         except Exception as error:  # noqa: BLE001 - told to each of them
             for _, future in asked:
                 if not future.done():
@@ -67,6 +72,16 @@ class Canceller:
         for (_, future), told in zip(asked, answers, strict=True):
             if not future.done():
                 future.set_result(told)
+
+    def _cancel_patiently(self, asked: Sequence[ListRuns]) -> list[list[Cancellation]]:
+        """Bear throttles and silence: what is not cancelled now, goes on for good."""
+        backoff = Backoff(PATIENCE, Clock())
+        while True:
+            try:
+                return self._cancel(asked)
+            except (Throttled, Unknown, ServiceException):  # The last is what a hook makes of them.
+                if not backoff.wait():
+                    raise
 
     def _cancel(self, asked: Sequence[ListRuns]) -> list[list[Cancellation]]:
         """Cancel the runs that have not ended; a later run of the same job is nobody's here."""

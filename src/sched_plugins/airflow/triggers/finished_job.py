@@ -17,7 +17,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Hashable, Iterable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from airflow.sdk.configuration import conf
@@ -57,8 +57,10 @@ class FinishedMessage:
     """How often SQS has handed it out."""
     claimed: bool = False
     """A sensor's task has been promised it."""
-    shared: bool = field(default=False)
-    """An asset watcher took part in it."""
+    takers: int = 0
+    """How many asset watchers took part in it."""
+    passed: int = 0
+    """How many triggers have seen it and do not want it."""
     shown: bool = False
     """The triggers have been shown it."""
 
@@ -148,17 +150,18 @@ class FinishedJobTrigger(SchedulerTrigger):
         began = asyncio.get_running_loop().time()
         try:
             async for message in shared_stream:
-                if not message.is_about(self.job_ids, self.group_id):
-                    continue
-                if not self.claim:
-                    message.shared = True
+                if not message.is_about(self.job_ids, self.group_id) or (self.claim and message.claimed):
+                    message.passed += 1
+                elif not self.claim:
+                    message.takers += 1
                     yield TriggerEvent(message.body)
-                elif not message.claimed:
+                else:
                     message.claimed = True
                     try:
                         await self.settle(began)
                     except BaseException:
                         message.claimed = False  # The task is not waiting any more.
+                        message.passed += 1
                         raise
                     yield TriggerEvent({"status": MESSAGE, **claimed(message)})
                     return
@@ -250,9 +253,11 @@ class FinishedQueueProducer(SharedStreamProducer):
 
     async def advance(self, batch: Sequence[AdvanceItem]) -> None:
         """Delete what was stored, give back what nobody wants; what failed on the way comes again at once."""
-        failed = [item.broker_payload for item in batch if item.outcome.failed]
-        for message in failed:
-            message.shared, message.received = False, 0
+        for message, outcome in batch:
+            # Whom it failed for may be a sensor that left before it came to this message: it wants it no more.
+            stored = message.takers and outcome.acked >= message.takers + message.passed
+            if outcome.failed and not stored:
+                message.takers, message.received = 0, 0
         await self.settle([item.broker_payload for item in batch])
 
     def get_advance_lane(self, broker_payload: FinishedMessage) -> Hashable:
@@ -266,7 +271,7 @@ class FinishedQueueProducer(SharedStreamProducer):
             if message.claimed:
                 continue  # Its sensor's task deletes it, also if a watcher took part in it.
             try:
-                if message.shared:
+                if message.takers:
                     await self._call("delete_message", ReceiptHandle=message.receipt_handle)
                 else:
                     seconds = message.back_after if message.received else 0
@@ -280,7 +285,7 @@ class FinishedQueueProducer(SharedStreamProducer):
         """Give back what was received and not dealt with, so that others have it at once; close the connections."""
         left = [message for message in self._held.values() if not message.claimed]
         for message in left:
-            message.shared, message.received = False, 0
+            message.takers, message.received = 0, 0
         await self.settle(left)
         await self._open.aclose()
         self._sqs = None

@@ -16,6 +16,7 @@ from sched_plugins.airflow.identity import fitted
 from sched_plugins.airflow.ranges import expand
 from sched_plugins.airflow.triggers.base import ENDED, SchedulerTrigger, failure
 from sched_plugins.airflow.triggers.canceller import cancel_runs
+from sched_plugins.airflow.triggers.deferral import is_deferred
 from sched_plugins.airflow.triggers.watcher import LONGEST, Watcher, watcher_of
 from sched_plugins.client import Cancellation
 from sched_plugins.client.async_records import AsyncRecords
@@ -34,7 +35,7 @@ class SharedWatchTrigger(SchedulerTrigger):
     cannot be followed any more, so that the task fails with that message instead of a traceback of the triggerer.
 
     ``on_kill``, which Airflow calls when somebody marks or clears the deferred task, cancels the jobs. A triggerer that
-    stops or restarts cancels nothing: the triggers go on elsewhere.
+    stops, restarts or loses its triggers to another one cancels nothing: they go on elsewhere.
 
     :param cancel_on_kill: Cancel the jobs when the task is killed by a user.
     """
@@ -76,7 +77,9 @@ class SharedWatchTrigger(SchedulerTrigger):
         async with self.aws("dynamodb") as (hook, dynamodb):
             endpoint = hook.conn_config.endpoint_url
             place = f"region {dynamodb.meta.region_name}" + (f" at {endpoint}" if endpoint else "")
-            yield AsyncRecords(dynamodb, str(self.scheduler), place=place)
+            # Finding it out reads the connection, or asks CloudFormation for the environment.
+            found: str = await asyncio.to_thread(lambda: hook.scheduler)
+            yield AsyncRecords(dynamodb, found, place=place)
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
         """Wait until the watcher knows what became of this trigger's runs, or cannot look any more."""
@@ -100,11 +103,19 @@ class SharedWatchTrigger(SchedulerTrigger):
             await asyncio.gather(over, broken, return_exceptions=True)
 
     async def on_kill(self) -> None:
-        """Cancel the jobs: somebody marked or cleared the deferred task. Those killed together share the requests."""
-        if self.cancel_on_kill:
-            key = (self.place, self.environment)
-            answers = await cancel_runs(key, lambda: self.hook().client, self.own_runs)
-            await asyncio.to_thread(self._tell, answers)  # There may be thousands.
+        """
+        Cancel the jobs: somebody marked or cleared the deferred task. Those killed together share the requests.
+
+        Not while the task is still deferred: then another triggerer has taken it over, and waits for the jobs.
+        """
+        if not self.cancel_on_kill:
+            return
+        if await is_deferred(self.task_instance):
+            self.log.info("The task is still deferred, so another triggerer waits for its jobs: they go on")
+            return
+        key = (self.place, self.environment)
+        answers = await cancel_runs(key, lambda: self.hook().client, self.own_runs)
+        await asyncio.to_thread(self._tell, answers)  # There may be thousands.
 
     def _tell(self, answers: Sequence[Cancellation]) -> None:
         for answer in answers:
