@@ -225,3 +225,30 @@ def test_a_task_of_which_airflow_tells_nothing_was_killed(
     assert killed(trigger) == [None]
     assert statuses(stack) == {"j": "CANCELLED"}
     assert deferral._ASKED == {}
+
+
+@pytest.mark.usefixtures("made")
+def test_a_task_that_is_killed_before_airflow_has_ever_answered_is_not_kept_waiting(
+    stack: ClientStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A triggerer's first question takes seconds, and one so young has lost no task to another."""
+    answered = threading.Event()
+
+    def get_task_states(dag_id: str, *, task_ids: list[str], run_ids: list[str]) -> dict[str, dict[str, str]]:
+        answered.wait(30)
+        return {run_id: {"t": "deferred"} for run_id in run_ids}
+
+    monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", staticmethod(get_task_states))
+    submit(stack, "j")
+    trigger = JobTrigger(job_id="j", run_id="r", **WAY)
+    trigger.task_instance = deferred("t")  # type: ignore[assignment]
+
+    async def scene() -> bool:
+        deferral.get_ready(trigger.task_instance)
+        await trigger.on_kill()
+        answered.set()
+        await deferral._FIRST[asyncio.get_running_loop()]
+        return await deferral.is_deferred(trigger.task_instance)
+
+    assert asyncio.run(scene()), "from the first answer on, it is asked"
+    assert statuses(stack) == {"j": "CANCELLED"}

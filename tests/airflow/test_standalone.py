@@ -134,20 +134,6 @@ def test_a_retry_after_a_killed_task_process_waits_for_the_same_job(held: Callab
     assert job.times_run() == 1
 
 
-def test_a_killed_triggerer_neither_ends_nor_repeats_a_job(airflow: Standalone, held: Callable[[str], HeldJob]) -> None:
-    job = held("held_deferred")
-    running = job.followed()
-    airflow.kill_triggerer()
-    assert job.task()["state"] == "deferred"
-    assert job.processes() == running
-    job.let_go()
-    assert job.ended() == "success"
-    [record] = job.records()
-    assert (record["status"], record["attempt"], len(record["run_ids"])) == ("SUCCEEDED", 1, 1)
-    assert job.times_run() == 1
-    assert job.task()["try_number"] == 1
-
-
 def test_a_deferred_task_that_is_marked_failed_takes_its_job_with_it(held: Callable[[str], HeldJob]) -> None:
     job = held("held_deferred")
     marked_failed(job, job.followed())
@@ -199,3 +185,17 @@ def test_a_succeeded_task_that_is_cleared_runs_anew(held: Callable[[str], HeldJo
     assert first["run_id"] != second["run_id"]
     assert [first["status"], second["status"]] == ["SUCCEEDED", "SUCCEEDED"]
     assert job.times_run() == 2
+
+
+def test_a_killed_triggerer_neither_ends_nor_repeats_a_job(airflow: Standalone, held: Callable[[str], HeldJob]) -> None:
+    job = held("held_deferred")
+    running = job.followed()
+    airflow.kill_triggerer()
+    assert job.task()["state"] == "deferred"
+    assert job.processes() == running
+    job.let_go()
+    assert job.ended() == "success"
+    [record] = job.records()
+    assert (record["status"], record["attempt"], len(record["run_ids"])) == ("SUCCEEDED", 1, 1)
+    assert job.times_run() == 1
+    assert job.task()["try_number"] == 1

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Hashable, Mapping
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 GATHER: Final = 0.25
 """Seconds for which questions about the same task are gathered: one request serves all its mapped ones."""
@@ -19,14 +20,34 @@ ANSWER_SECONDS: Final = 10.0
 _DEFERRED: Final = "deferred"
 _log = logging.getLogger(__name__)
 _ASKED: dict[tuple[asyncio.AbstractEventLoop, Hashable], asyncio.Task[Mapping[str, Any]]] = {}
+_FIRST: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[bool]] = WeakKeyDictionary()
+
+
+def get_ready(task_instance: Any) -> None:
+    """Ask once, for nothing: a triggerer's first question to Airflow takes seconds, which a killed task does not have.
+
+    Args:
+        task_instance: of any trigger that is being followed; None if it has none.
+    """
+    loop = asyncio.get_running_loop()
+    if task_instance is not None and loop not in _FIRST:
+        _FIRST[loop] = loop.create_task(_ask(task_instance))
 
 
 async def is_deferred(task_instance: Any) -> bool:
-    """Whether Airflow says that the task is deferred; False if there is no answer, since then it was probably killed.
+    """Whether Airflow says that the task is deferred.
+
+    False without an answer, since then it was probably killed; and at once while the first question is still open: a
+    triggerer that has just begun to follow tasks has hardly lost one.
 
     Args:
         task_instance: the trigger's; None if it has none.
     """
+    first = _FIRST.get(asyncio.get_running_loop())
+    return (first is None or first.done()) and await _ask(task_instance)
+
+
+async def _ask(task_instance: Any) -> bool:
     if task_instance is None:
         return False
     task = (task_instance.dag_id, task_instance.run_id, task_instance.task_id)

@@ -16,7 +16,7 @@ from sched_plugins.airflow.identity import fitted
 from sched_plugins.airflow.ranges import expand
 from sched_plugins.airflow.triggers.base import ENDED, SchedulerTrigger, failure
 from sched_plugins.airflow.triggers.canceller import cancel_runs
-from sched_plugins.airflow.triggers.deferral import is_deferred
+from sched_plugins.airflow.triggers.deferral import get_ready, is_deferred
 from sched_plugins.airflow.triggers.watcher import LONGEST, Watcher, watcher_of
 from sched_plugins.client import Cancellation
 from sched_plugins.client.async_records import AsyncRecords
@@ -85,6 +85,8 @@ class SharedWatchTrigger(SchedulerTrigger):
         """Wait until the watcher knows what became of this trigger's runs, or cannot look any more."""
         watcher, began = self._watcher(), asyncio.get_running_loop().time()
         futures = watcher.follow(self.runs())
+        if self.cancel_on_kill:
+            get_ready(self.task_instance)
         over: asyncio.Future[Any] = asyncio.gather(*futures.values())
         broken: asyncio.Future[Any] = asyncio.ensure_future(_first(shared_stream))
         try:
