@@ -147,14 +147,14 @@ def test_who_may_wait_no_longer_does_not_keep_the_job_running(stack: ClientStack
 
 
 def test_each_place_has_a_client_which_serves_who_comes_meanwhile(stack: ClientStack) -> None:
-    submit(stack, "a", "b", "c")
+    submit(stack, "a", "b", "c", "d")
     makers: list[str] = []
-    begun, go_on = threading.Event(), threading.Event()
+    begun, go_on = threading.Semaphore(0), threading.Event()
 
     def maker(place: str) -> Any:
         def make() -> Any:
             makers.append(place)
-            begun.set()
+            begun.release()
             assert go_on.wait(20)
             return stack.client
 
@@ -165,9 +165,11 @@ def test_each_place_has_a_client_which_serves_who_comes_meanwhile(stack: ClientS
             asyncio.ensure_future(cancel_runs(place, maker(place), lambda job_id=job_id: [Run(job_id)]))
             for place, job_id in (("here", "a"), ("there", "b"))
         ]
-        assert await asyncio.to_thread(begun.wait, 20)
+        for _ in asked:
+            assert await asyncio.to_thread(begun.acquire, timeout=20)
         asked += [
-            asyncio.ensure_future(cancel_runs(place, maker("again"), lambda: [Run("c")])) for place in ("here", "there")
+            asyncio.ensure_future(cancel_runs(place, maker("again"), lambda job_id=job_id: [Run(job_id)]))
+            for place, job_id in (("here", "c"), ("there", "d"))
         ]
         await asyncio.sleep(0)
         go_on.set()
@@ -175,7 +177,7 @@ def test_each_place_has_a_client_which_serves_who_comes_meanwhile(stack: ClientS
 
     told = asyncio.run(asyncio.wait_for(scene(), 20))
     assert [[one.job_id for one in answers] for answers in told[:2]] == [["a"], ["b"]]
-    assert statuses(stack) == {"a": "CANCELLED", "b": "CANCELLED", "c": "CANCELLED"}
+    assert statuses(stack) == dict.fromkeys("abcd", "CANCELLED")
     assert sorted(makers) == ["here", "there"]
 
 
