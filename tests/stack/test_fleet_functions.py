@@ -31,6 +31,12 @@ def function(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def forking() -> list[psutil.Process]:
+    """The processes from which functions are forked. Others of this test process may be over and not yet collected."""
+    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "preload.py" in str(child.cmdline())]
+
+
 class Started(Forks):
     """Those whose streams are closed at the end."""
 
@@ -49,7 +55,7 @@ def forks() -> Iterator[Started]:
         process.wait(20)
         for stream in (process.stdin, process.stdout, process.stderr):
             stream.close()
-    assert [child.cmdline() for child in psutil.Process().children() if "preload.py" in str(child.cmdline())] == []
+    assert forking() == []
 
 
 def start(forks: Started, function: Path, name: str, code: str = "code") -> Fork:
@@ -101,9 +107,9 @@ def test_when_the_forking_process_was_killed_the_next_instance_starts_all_the_sa
     first = start(forks, function, "first")
     first.stdin.close()
     first.wait(20)
-    [forking] = [child for child in psutil.Process().children() if "preload.py" in str(child.cmdline())]
-    forking.kill()
-    forking.wait(20)
+    [parent] = forking()
+    parent.kill()
+    parent.wait(20)
     for name in ("second", "third"):
         process = start(forks, function, name)
         assert process.stdout.readline().startswith(f"started {name} ")
