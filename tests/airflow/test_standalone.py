@@ -112,6 +112,15 @@ def held(airflow: Standalone, tmp_path: Path) -> Iterator[Callable[[str], HeldJo
         one.let_go()
 
 
+def succeeds_once(job: HeldJob) -> None:
+    """Let the job go, and see that it was one job with one attempt."""
+    job.let_go()
+    assert job.ended() == "success"
+    [record] = job.records()
+    assert (record["status"], record["attempt"], len(record["run_ids"])) == ("SUCCEEDED", 1, 1)
+    assert job.times_run() == 1
+
+
 def gone(found: set[tuple[int, str]]) -> None:
     """Wait until these processes are gone, for as long as that may take."""
     began = time.monotonic()
@@ -127,11 +136,7 @@ def test_a_retry_after_a_killed_task_process_waits_for_the_same_job(held: Callab
     os.kill(first["pid"], signal.SIGKILL)
     eventually(lambda: job.task()["try_number"] == 2 and "is live: waiting for run" in job.log())
     assert job.processes() == running
-    job.let_go()
-    assert job.ended() == "success"
-    [record] = job.records()
-    assert (record["status"], record["attempt"], len(record["run_ids"])) == ("SUCCEEDED", 1, 1)
-    assert job.times_run() == 1
+    succeeds_once(job)
 
 
 def test_a_deferred_task_that_is_marked_failed_takes_its_job_with_it(held: Callable[[str], HeldJob]) -> None:
@@ -193,9 +198,5 @@ def test_a_killed_triggerer_neither_ends_nor_repeats_a_job(airflow: Standalone, 
     airflow.kill_triggerer()
     assert job.task()["state"] == "deferred"
     assert job.processes() == running
-    job.let_go()
-    assert job.ended() == "success"
-    [record] = job.records()
-    assert (record["status"], record["attempt"], len(record["run_ids"])) == ("SUCCEEDED", 1, 1)
-    assert job.times_run() == 1
+    succeeds_once(job)
     assert job.task()["try_number"] == 1

@@ -105,8 +105,7 @@ class JobClient:
         Raises:
             InvalidJob: a field of one of them breaks the contract; nothing was sent.
             JobConflict: with ``known``; nothing was sent.
-            QueueNotFound: there is no such queue; nothing was sent.
-            EnvironmentNotFound: there is no such environment; nothing was sent.
+            QueueNotFound: there is no such queue, or no such environment; nothing was sent.
         """
         listed = list(jobs)
         if run_ids is not None and len(run_ids) != len(listed):
