@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException
@@ -78,10 +78,12 @@ class SchedulerSensor(SchedulerTask, BaseSensorOperator):
             return self._hand_on(context, found.xcom_value)
         return self._defer()
 
-    def _defer(self) -> NoReturn:
+    def _defer(self) -> Any:
         with translated():
             trigger = self.trigger()
-        self.defer(trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=float(self.timeout)))
+        return self.defer(
+            trigger=trigger, method_name="execute_complete", timeout=timedelta(seconds=float(self.timeout))
+        )
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
         """Go on when the trigger has fired."""
