@@ -26,10 +26,12 @@ botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 # moto would list hundreds of machine images for each test, and no test asks for one.
 os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
 
-# A shell starts what it runs in its background with SIGINT ignored, and a process inherits that. Tests interrupt what
-# they start.
+# A shell starts what it runs in its background with SIGINT and SIGQUIT ignored, and a process inherits that. Tests
+# interrupt what they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 TESTS = Path(__file__).parent
 WAITING = {"acceptance", "airflow", "prefect", "stack"}
