@@ -12,8 +12,7 @@ from test_executor_rules import conf
 from sched_plugins.airflow.executors.courier import Courier, News, Task
 from sched_plugins.airflow.executors.outcome import Outcome
 from sched_plugins.airflow.executors.settings import read_settings
-from sched_plugins.airflow.executors.task_options import parameter_name
-from sched_plugins.airflow.executors.workload_store import left_over
+from sched_plugins.airflow.executors.task_options import left_over, parameter_name
 from sched_plugins.client import Status
 from sched_plugins.errors import Busy, InvalidJob, NotPermitted, Refused, SchedulerError, Throttled, Unknown
 

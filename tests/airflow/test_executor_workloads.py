@@ -20,8 +20,8 @@ from executor_stack import SOURCE
 from moto import mock_aws
 
 from sched_plugins.airflow.executors import run_workload
-from sched_plugins.airflow.executors.workload_store import WorkloadStore
 from sched_plugins.client import Connection
+from sched_plugins.client.secret_store import SecretStore
 from sched_plugins.errors import InvalidInput, NotPermitted
 
 REGION = "eu-west-1"
@@ -41,12 +41,12 @@ def parameters(ssm: Any) -> dict[str, Any]:
     return {one["Name"]: one for one in ssm.describe_parameters()["Parameters"]}
 
 
-def new_store(key: str = "", calls: list[tuple[str, Any]] | None = None) -> WorkloadStore:
+def new_store(key: str = "", calls: list[tuple[str, Any]] | None = None) -> SecretStore:
     connection = Connection(region=REGION)
     if calls is not None:
         events = connection.client("ssm").meta.events
         events.register("provide-client-params.ssm", lambda params, model, **_: calls.append((model.name, params)))
-    return WorkloadStore(connection, key, 4)
+    return SecretStore(connection, key, 4)
 
 
 def test_workloads_are_encrypted_and_take_the_place_of_earlier_ones(ssm: Any) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sched_plugins.airflow.identity import Step, TaskIdentity, decide
+from sched_plugins.airflow.identity import TaskIdentity
+from sched_plugins.client.identity import Step, decide
 from sched_plugins.core import limits
 from sched_plugins.core.job import JobSpec
 from sched_plugins.core.record import JobRecord

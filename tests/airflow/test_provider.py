@@ -15,7 +15,6 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.module_loading import import_string
 
-from sched_plugins.airflow import output
 from sched_plugins.airflow.exceptions import InvalidRequestException, NotFoundException, SchedulerException, translated
 from sched_plugins.airflow.get_provider_info import get_provider_info
 from sched_plugins.airflow.hooks.scheduler import SchedulerHook
@@ -28,7 +27,7 @@ from sched_plugins.airflow.ranges import compact, expand
 from sched_plugins.airflow.sensors.finished_queue import FinishedQueueSensor
 from sched_plugins.airflow.sensors.job import JobSensor
 from sched_plugins.airflow.sensors.queue_drained import QueueDrainedSensor
-from sched_plugins.client import LogChunk
+from sched_plugins.client import LogChunk, output
 from sched_plugins.errors import JobNotFound
 
 TOP = Path(__file__).parents[2]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
+from random import Random
 from typing import Final
 
 _FIRST: Final = 0.2
 _LONGEST: Final = 5.0
 _SLICE: Final = 0.5
+_JITTER: Final = Random()  # noqa: S311 - spreads callers in time; no secret. Not the one that a user has seeded.
 
 
 class Clock:
@@ -45,7 +46,7 @@ class Backoff:
         """
         if self._clock.now() >= self._deadline:
             return False
-        left = random.uniform(0, self._ceiling)  # noqa: S311 - spreads callers in time; no secret
+        left = _JITTER.uniform(0, self._ceiling)
         while left > 0 and not is_over():
             self._clock.sleep(min(left, _SLICE))
             left -= _SLICE
@@ -82,4 +83,4 @@ class Pace:
         """Seconds to wait, with 20 % of jitter either way so that many watchers do not look at once."""
         quiet = self._clock.now() - self._last_news
         bounded = min(self.longest, max(self.shortest, self.SHARE * quiet))
-        return bounded * random.uniform(1 - self.JITTER, 1 + self.JITTER)  # noqa: S311 - no secret
+        return bounded * _JITTER.uniform(1 - self.JITTER, 1 + self.JITTER)

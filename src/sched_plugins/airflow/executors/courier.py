@@ -26,9 +26,9 @@ from typing import Any, Final, Protocol
 
 from sched_plugins.airflow.executors.outcome import Outcome, outcome_of
 from sched_plugins.airflow.executors.settings import ExecutorSettings
-from sched_plugins.airflow.executors.task_options import parameter_prefix
-from sched_plugins.airflow.executors.workload_store import job_of, left_over
+from sched_plugins.airflow.executors.task_options import job_of, left_over
 from sched_plugins.client import Ended, Job, Run, Status, Submitted
+from sched_plugins.client.secret_store import secret_prefix
 from sched_plugins.errors import Busy, NotFound, NotPermitted, SchedulerError, Throttled, Unknown
 
 log = logging.getLogger(__name__)
@@ -371,7 +371,7 @@ class Courier:
         self._swept_at = now
         before = datetime.now(UTC) - timedelta(seconds=self._settings.leftover_age)
         for environment in self._environments:
-            names = list(self._store.written_before(parameter_prefix(environment), before))
+            names = list(self._store.written_before(secret_prefix(environment), before))
             records = self._jobs.get_many([job_of(name) for name in names]) if names else {}
             live = {job_id for job_id, job in records.items() if not job.is_terminal} | self._waiting.keys()
             self._left |= dict.fromkeys(left_over(names, live))

@@ -26,8 +26,8 @@ from sched_plugins.errors import (
 
 if TYPE_CHECKING:
     from sched_plugins.airflow.executors.settings import ExecutorSettings
-    from sched_plugins.airflow.executors.workload_store import WorkloadStore
     from sched_plugins.client import SchedulerClient
+    from sched_plugins.client.secret_store import SecretStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Check:
         return f"{type(self.error).__name__}: {self.error}{grant}"
 
 
-def checks(client: SchedulerClient, store: WorkloadStore, settings: ExecutorSettings) -> Iterator[Check]:
+def checks(client: SchedulerClient, store: SecretStore, settings: ExecutorSettings) -> Iterator[Check]:
     """Make one call after the other; after one that has no answer, none.
 
     AWS calls: one GetQueueUrl, one DescribeStacks, two Invoke, one GetItem, one BatchGetItem, four Query, one
@@ -141,6 +141,6 @@ def _look_at_nothing(client: SchedulerClient) -> None:
     client.list(statuses=TERMINAL, since=datetime.now(UTC) + timedelta(days=1), limit=1)
 
 
-def _store(store: WorkloadStore, parameter: str) -> None:
+def _store(store: SecretStore, parameter: str) -> None:
     if error := store.put_many({parameter: "health-check"})[parameter]:
         raise error

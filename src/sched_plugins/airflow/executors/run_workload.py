@@ -13,9 +13,10 @@ import os
 import sys
 from typing import Final
 
+from sched_plugins.aws.secrets import take
+
 GONE: Final = 65
 """Exit code: there is no such workload; another attempt has taken it, or it was revoked."""
-_ATTEMPTS: Final = 10
 _SUPERVISOR: Final = ("-m", "airflow.sdk.execution_time.execute_workload", "--json-path", "/dev/stdin")
 
 
@@ -35,32 +36,6 @@ def main(argv: list[str] | None = None) -> int:
         return GONE
     become_supervisor(workload)
     return 0
-
-
-def take(name: str, region: str) -> bytes | None:
-    """Read a workload and delete it, so that nobody else reads it; None if there is none.
-
-    The deletion comes first to be answered: a workload that cannot be deleted is still run, and the executor deletes
-    it in the end.
-    """
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    # Parameter Store answers 40 reads a second of an account by default, and many workers may start at once.
-    config = Config(region_name=region, retries={"mode": "standard", "total_max_attempts": _ATTEMPTS})
-    ssm = boto3.client("ssm", config=config)
-    try:
-        value = ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"]
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "ParameterNotFound":
-            return None
-        raise
-    try:
-        ssm.delete_parameter(Name=name)
-    except (BotoCoreError, ClientError) as error:
-        print(f"The workload {name} could not be deleted: {error}", file=sys.stderr)  # noqa: T201
-    return str(value).encode()
 
 
 def become_supervisor(workload: bytes) -> None:

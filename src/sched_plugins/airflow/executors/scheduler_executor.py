@@ -34,7 +34,7 @@ from sched_plugins.airflow.executors.courier import Courier, Task
 from sched_plugins.airflow.executors.health import Check, checks
 from sched_plugins.airflow.executors.settings import ExecutorSettings, read_settings
 from sched_plugins.airflow.executors.task_options import job_fields, job_id, parameter_name, task_options
-from sched_plugins.airflow.executors.workload_store import WorkloadStore
+from sched_plugins.client.secret_store import SecretStore
 from sched_plugins.errors import SchedulerError
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ class SchedulerExecutor(BaseExecutor):
         return connect(self.settings)
 
     @cached_property
-    def store(self) -> WorkloadStore:
+    def store(self) -> SecretStore:
         """Parameter Store."""
-        return WorkloadStore(self.client.connection, self.settings.kms_key_id, self.settings.put_concurrency)
+        return SecretStore(self.client.connection, self.settings.kms_key_id, self.settings.put_concurrency)
 
     @cached_property
     def courier(self) -> Courier:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sched_plugins.airflow.executors.settings import ExecutorSettings, check_timeout, check_variables
+from sched_plugins.client.secret_store import secret_prefix
 from sched_plugins.core import limits, names
 from sched_plugins.core.job import LINUX_DOCUMENT
 from sched_plugins.errors import InvalidSettings
@@ -65,12 +66,17 @@ def job_id(external_executor_id: str) -> str:
 
 def parameter_name(environment: str, job: str) -> str:
     """Where in Parameter Store the workload of a job is, for the workers of that environment."""
-    return f"{parameter_prefix(environment)}/{job}"
+    return f"{secret_prefix(environment)}/{job}"
 
 
-def parameter_prefix(environment: str) -> str:
-    """Below what an environment's workers may read parameters."""
-    return f"/sched/{environment}/workloads"
+def job_of(name: str) -> str:
+    """The job whose workload a parameter holds."""
+    return name.rsplit("/", 1)[-1]
+
+
+def left_over(parameters: Collection[str], live: Collection[str]) -> list[str]:
+    """The parameters whose jobs are not live."""
+    return [name for name in parameters if job_of(name) not in live]
 
 
 def job_fields(

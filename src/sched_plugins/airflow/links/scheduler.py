@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Final
-from urllib.parse import quote, urlsplit
 
 from airflow.sdk import BaseOperatorLink
 from airflow.sdk.execution_time.xcom import XCom
 
-from sched_plugins.core import names
+from sched_plugins.client import console
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -19,10 +18,6 @@ if TYPE_CHECKING:
 
 XCOM_KEY: Final = "sched_links"
 """Where operators store the addresses of all links, by the links' keys."""
-_DOMAINS: Final[Mapping[str, str]] = {
-    "cn": "console.amazonaws.cn",
-    "us-gov": "console.amazonaws-us-gov.com",
-}
 
 
 class SchedulerLink(BaseOperatorLink):
@@ -82,49 +77,9 @@ def addresses(
         account: AWS account number; without it there is no link to the worker's execution.
         endpoint_url: the endpoint of a stack that has no console; then objects are linked directly.
     """
-    results = results_uri or (job.spec.results_uri if job else "")
-    output = job.stdout_uri if job else ""
-    if endpoint_url:
-        found = {"results": _object(endpoint_url, results, folder=True), "output": _object(endpoint_url, output)}
-        return {name: url for name, url in found.items() if url}
-    console = f"https://{region}.{_domain(region)}"
-    found = {
-        "item": f"{console}/dynamodbv2/home?region={region}#edit-item?itemMode=2&pk={quote(job_id, safe='')}"
-        f"&route=ROUTE_ITEM_EXPLORER&sk=&table={names.job_table(scheduler)}",
-        "results": _console_of_s3(console, region, results, "buckets"),
-        "output": _console_of_s3(console, region, output, "object"),
-        "execution": _execution(console, scheduler, region, account, job),
-    }
-    return {name: url for name, url in found.items() if url}
-
-
-def _console_of_s3(console: str, region: str, uri: str, kind: str) -> str:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return f"{console}/s3/{kind}/{bucket}?region={region}&prefix={quote(key)}" if bucket else ""
-
-
-def _object(endpoint_url: str, uri: str, *, folder: bool = False) -> str:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    base = f"{urlsplit(endpoint_url).scheme}://{urlsplit(endpoint_url).netloc}/{bucket}"
-    if not bucket:
-        return ""
-    return f"{base}?list-type=2&prefix={quote(key, safe='')}" if folder else f"{base}/{quote(key)}"
-
-
-def _execution(console: str, scheduler: str, region: str, account: str, job: JobRecord | None) -> str:
-    """The worker's first execution; the console lists those that continued it beside it."""
-    if not account or job is None or not job.worker_id:
-        return ""
-    name = names.execution(names.slot_id(job.worker_id), 1)
-    arn = f"arn:{_partition(region)}:states:{region}:{account}:execution:{scheduler}-worker:{name}"
-    return f"{console}/states/home?region={region}#/v2/executions/details/{quote(arn, safe=':')}"
-
-
-def _domain(region: str) -> str:
-    return next(
-        (domain for part, domain in _DOMAINS.items() if region.startswith(f"{part}-")), "console.aws.amazon.com"
-    )
-
-
-def _partition(region: str) -> str:
-    return next((f"aws-{part}" for part in _DOMAINS if region.startswith(f"{part}-")), "aws")
+    return console.addresses(
+        scheduler=scheduler, region=region, job_id=job_id,
+        results_uri=results_uri or (job.spec.results_uri if job else ""),
+        stdout_uri=job.stdout_uri if job else "", worker_id=job.worker_id if job else "",
+        account=account, endpoint_url=endpoint_url,
+    )  # fmt: skip

@@ -8,7 +8,6 @@ from datetime import timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from sched_plugins.airflow import output
 from sched_plugins.airflow.exceptions import (
     ConflictException,
     JobCancelledException,
@@ -16,11 +15,12 @@ from sched_plugins.airflow.exceptions import (
     named,
     translated,
 )
-from sched_plugins.airflow.identity import Decision, Step, decide, is_ending
 from sched_plugins.airflow.links.scheduler import JOB_LINKS, XCOM_KEY, addresses
 from sched_plugins.airflow.operators.submitting import END_SECONDS, UNCERTAIN, SubmittingTask
 from sched_plugins.airflow.triggers.base import ERROR
 from sched_plugins.airflow.triggers.job import JobTrigger
+from sched_plugins.client import output
+from sched_plugins.client.identity import Decision, Step, decide, is_ending
 from sched_plugins.errors import JobNotFound, SchedulerError
 
 if TYPE_CHECKING:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, AssetAlias
 
-from sched_plugins.airflow.exceptions import InvalidRequestException, NotFoundException
-from sched_plugins.airflow.identity import fitted
+from sched_plugins.airflow.exceptions import InvalidRequestException
 from sched_plugins.airflow.operators.job_run import JobRunOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from sched_plugins.client import EnvironmentClient, Job, Submitted
-
-_LONGEST_FOLDER: Final = 600
-"""Characters of a results folder's key: leaves room for the names of files (S3 allows 1,024 bytes)."""
+    from sched_plugins.client import Job, Submitted
 
 
 class RunStageOperator(JobRunOperator):
@@ -88,18 +82,18 @@ class RunStageOperator(JobRunOperator):
 
     def submit(self, context: Context, job_id: str, run_id: str) -> Submitted:
         """Upload what is local, then start the stage."""
+        from sched_plugins.client.stage_files import local_inputs, store_inputs, stored_executable
+
         environment = self.hook.environment_client
-        files = list(self._local_inputs())
+        files = local_inputs(self.input_folder)
         inputs = [uri if uri.endswith("/") else f"{uri}/" for uri in self._inputs(context)]
         environment.require_stored([*inputs, *([self.executable] if self.executable.startswith("s3://") else [])])
-        executable = self._executable(environment)
+        executable = stored_executable(environment, self.executable)
         # Of the run, so that another run of the same job, which may be live, keeps what it was given.
         folder = f"{self._folder(job_id)}_input/{run_id}/"
         names = list(self.input_names)
         if files:
-            for path in files:
-                target = f"{folder}{path.relative_to(str(self.input_folder)).as_posix()}"
-                environment.store(target, path, metadata=_own(environment))
+            store_inputs(environment, files, str(self.input_folder), folder)
             inputs.append(folder)
             if names:
                 names.append("input")
@@ -120,7 +114,9 @@ class RunStageOperator(JobRunOperator):
         return self.results_uri or f"{self._folder(job_id)}results/"
 
     def _folder(self, job_id: str) -> str:
-        return f"s3://{self.hook.environment_client.bucket}/{fitted(job_id, _LONGEST_FOLDER)}/"
+        from sched_plugins.client.stage_files import job_folder
+
+        return job_folder(self.hook.environment_client.bucket, job_id)
 
     def result(self, context: Context, job: Job) -> str:
         """Return the address of the results, and tell the outlets of it."""
@@ -140,34 +136,6 @@ class RunStageOperator(JobRunOperator):
                 events[outlet].extra = extra  # type: ignore[index]
         return uri
 
-    def _executable(self, environment: EnvironmentClient) -> str:
-        """Where the executable is; a local one is stored by its content, as a deployment of a pipeline does."""
-        if self.executable.startswith("s3://"):
-            return self.executable
-        path = Path(self.executable)
-        if not path.is_file():
-            if self.executable.startswith("/") or ":\\" in self.executable:
-                return self.executable  # On the worker's image.
-            raise NotFoundException(
-                f"there is no file {self.executable!r} here; give an existing local file, an S3 address, or an "
-                "absolute path on the worker's image"
-            )
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        uri = f"s3://{environment.bucket}/_stage/{digest}/{path.name}"
-        environment.store(uri, path, metadata=_own(environment))
-        return uri
-
-    def _local_inputs(self) -> Iterator[Path]:
-        if not self.input_folder:
-            return
-        folder = Path(self.input_folder)
-        if not folder.is_dir():
-            raise NotFoundException(f"input_folder {self.input_folder!r} is no folder here; give one that exists")
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        if not files:
-            raise InvalidRequestException(f"input_folder {self.input_folder!r} holds no files; put the inputs there")
-        yield from files
-
     def _inputs(self, context: Context) -> list[str]:
         if self._inputs_by_assets:
             return list(dict.fromkeys(_told_by_assets(context, self.inlets or ())))
@@ -179,13 +147,6 @@ class RunStageOperator(JobRunOperator):
                 "they come from, if it ran at all"
             )
         return inputs
-
-
-def _own(environment: EnvironmentClient) -> dict[str, str]:
-    """Metadata that keeps a file from being taken for an upload that starts a job."""
-    from sched_plugins.core.environment import ENVIRONMENT_METADATA
-
-    return {ENVIRONMENT_METADATA: environment.name}
 
 
 def _told_by_assets(context: Context, inlets: Sequence[Any]) -> Iterator[str]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sched_plugins.airflow.exceptions import InvalidRequestException, JobFailedException, as_airflow, named, translated
-from sched_plugins.airflow.identity import Step, TaskIdentity, decide, is_ending
+from sched_plugins.airflow.identity import TaskIdentity
 from sched_plugins.airflow.operators.submitting import UNCERTAIN, SubmittingTask
 from sched_plugins.airflow.ranges import compact
 from sched_plugins.airflow.settings import AS_OBJECT, fields_of
 from sched_plugins.airflow.triggers.base import ERROR
 from sched_plugins.airflow.triggers.job import JobsTrigger, numbered_job
+from sched_plugins.client.identity import Step, decide, is_ending
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

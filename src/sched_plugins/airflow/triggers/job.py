@@ -12,7 +12,6 @@ from airflow.triggers.base import TriggerEvent
 
 from sched_plugins.airflow.exceptions import SchedulerException
 from sched_plugins.airflow.hooks.scheduler import CONFIG_SECTION
-from sched_plugins.airflow.identity import fitted
 from sched_plugins.airflow.ranges import expand
 from sched_plugins.airflow.triggers.base import ENDED, SchedulerTrigger, failure
 from sched_plugins.airflow.triggers.canceller import cancel_runs
@@ -20,6 +19,7 @@ from sched_plugins.airflow.triggers.deferral import get_ready, is_deferred
 from sched_plugins.airflow.triggers.watcher import LONGEST, Watcher, watcher_of
 from sched_plugins.client import Cancellation
 from sched_plugins.client.async_records import AsyncRecords
+from sched_plugins.client.identity import fitted
 from sched_plugins.client.run import Run, Standing
 from sched_plugins.client.watch import Ended
 from sched_plugins.core import limits
