@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from ipaddress import ip_address
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -34,6 +35,12 @@ class Session(Protocol):
 
     def client(self, service_name: str, **settings: Any) -> Any:
         """A boto3 client; ``region_name``, ``endpoint_url`` and ``config`` are given."""
+
+
+def surroundings() -> str:
+    """A digest of the variables that decide whom botocore calls, and as who."""
+    variables = sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+    return sha256(repr(variables).encode()).hexdigest()
 
 
 class Connection:
@@ -68,7 +75,10 @@ class Connection:
             raise InvalidSettings(f"no AWS region is set; {GIVE_REGION}")
         self.region = found
         self.endpoint_url = endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or None
-        self.identity = (region, endpoint_url, id(session) if session else profile)
+        # Resolved, and with what else botocore reads: two clients that were made with the same arguments, but under
+        # other AWS variables, reach other places.
+        who = id(session) if session else (profile, surroundings())
+        self.identity = (self.region, self.endpoint_url, who)
         """Equal for two connections that certainly reach the same account in the same way."""
         self._given = endpoint_url
         attempts = _LOOPBACK_ATTEMPTS if self.is_loopback else _ATTEMPTS

@@ -27,7 +27,7 @@ from sched_plugins.client.submission import (
     refuse_conflicts,
 )
 from sched_plugins.client.transfer import ProgressCallback
-from sched_plugins.client.watch import Ended, Watch
+from sched_plugins.client.watch import LEVEL_SECONDS, Ended, Watch
 from sched_plugins.core import names
 from sched_plugins.core.record import JobRecord, to_item
 from sched_plugins.core.state import Status
@@ -271,13 +271,21 @@ class JobClient:
         watch.add(as_run(one) for one in what)
         return waiting.watching(watch, timeout, self.clock, patient=patient)
 
-    def new_watch(self, on_change: Callable[[Job], None] | None = None) -> Watch:
+    def new_watch(
+        self,
+        on_change: Callable[[Job], None] | None = None,
+        *,
+        level_seconds: float = LEVEL_SECONDS,
+        level_jobs: int | None = None,
+    ) -> Watch:
         """A watch that looks when it is told to, for whoever has a loop of their own. It makes no call yet.
 
         Args:
             on_change: told of each record that is read and has changed.
+            level_seconds: how often followed jobs are read themselves, whatever the index said.
+            level_jobs: how many each time; all by default.
         """
-        return Watch(self._records, self.clock, on_change)
+        return Watch(self._records, self.clock, on_change, level_seconds=level_seconds, level_jobs=level_jobs)
 
     # Output and results
 

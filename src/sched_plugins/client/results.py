@@ -57,7 +57,7 @@ def fetch(
     skipped: list[str] = []
     taken: set[PurePosixPath] = set()
     folders: set[PurePosixPath] = set()
-    for key, size in sorted(_listing(connection, bucket, prefix)):
+    for key, size in sorted(listing(connection, bucket, prefix)):
         name = key.removeprefix(prefix)
         if not name or name.endswith("/") or (not internal and name.startswith(INTERNAL)):
             continue
@@ -84,7 +84,12 @@ def safe_path(name: str) -> PurePosixPath | None:
     return PurePosixPath(*parts)
 
 
-def _listing(connection: Connection, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
+def listing(connection: Connection, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
+    """Keys and sizes of the objects below a prefix. One ListObjectsV2 for 1,000 objects.
+
+    Raises:
+        NotFound: there is no such bucket.
+    """
     missing = NotFound(f"there is no bucket {bucket!r} in {connection.place}")
     with connection.doing(f"list s3://{bucket}/{prefix}", missing):
         pages = connection.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)

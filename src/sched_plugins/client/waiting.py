@@ -37,12 +37,13 @@ def watching(watch: Watch, timeout: float | None, clock: Clock, *, patient: bool
             return
         left = None if deadline is None else deadline - clock.now()
         if left is not None and left <= 0:
-            raise WaitTimeout(_still_waiting(watch.runs, timeout or 0.0, watch.unseen))
+            raise WaitTimeout(still_waiting(watch.runs, timeout or 0.0, watch.unseen))
         delay = pace.delay(watch)
         clock.sleep(delay if left is None else min(delay, left))
 
 
-def _still_waiting(runs: list[Run], timeout: float, unseen: frozenset[str] = frozenset()) -> str:
+def still_waiting(runs: list[Run], timeout: float, unseen: frozenset[str] = frozenset()) -> str:
+    """What to say when a wait is over before the jobs are."""
     late = [run for run in runs if run.job_id not in unseen]
     never = [run for run in runs if run.job_id in unseen]
     told = []
@@ -216,7 +217,7 @@ async def as_they_end(poller: SharedPoller, runs: Iterable[Run], timeout: float 
             yield await next_end
     except TimeoutError:
         raise WaitTimeout(
-            _still_waiting([run for task, run in tasks.items() if not task.done()], timeout or 0.0)
+            still_waiting([run for task, run in tasks.items() if not task.done()], timeout or 0.0)
         ) from None
     finally:
         for task in tasks:
@@ -234,4 +235,4 @@ async def ended_in_order(poller: SharedPoller, runs: Iterable[Run], timeout: flo
         async with asyncio.timeout(timeout):
             return list(await asyncio.gather(*(poller.wait(run) for run in waited)))
     except TimeoutError:
-        raise WaitTimeout(_still_waiting(waited, timeout or 0.0)) from None
+        raise WaitTimeout(still_waiting(waited, timeout or 0.0)) from None
