@@ -36,12 +36,17 @@ if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
 TESTS = Path(__file__).parent
 WAITING = {"acceptance", "airflow", "prefect", "stack"}
 """Folders whose tests wait for processes; the others compute."""
-TOGETHER = {"acceptance", "airflow"}
-"""Folders whose files share what takes long to start, a stack or Airflow's database: one process runs them all."""
-APART = {"test_standalone.py", "test_executor_runs.py", "test_make_airflow.py"}
+TOGETHER = {"acceptance", "airflow", "prefect"}
+"""Folders whose files share what takes long to start, a stack, Airflow's database or Prefect's server: one process runs
+them all."""
+APART = {
+    "test_standalone.py", "test_executor_runs.py", "test_make_airflow.py", "test_cylinder_flow.py",
+    "test_make_prefect.py", "test_work_pool.py", "test_task_runner.py",
+}  # fmt: skip
 """Files of theirs that start all that they need themselves."""
 LONG = (
-    "test_standalone.py", "acceptance", "test_cylinder_flow.py", "test_executor_runs.py", "airflow", "test_client.py",
+    "test_standalone.py", "test_work_pool.py", "acceptance", "test_make_prefect.py", "prefect", "test_task_runner.py",
+    "test_cylinder_flow.py", "test_executor_runs.py", "airflow", "test_client.py",
     "test_pipelines.py", "test_local_server.py", "test_staging.py", "test_environment_stack.py", "test_cli_stack.py",
     "test_scheduler_stack.py",
 )  # fmt: skip

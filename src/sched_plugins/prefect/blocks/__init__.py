@@ -1,0 +1,1 @@
+"""Prefect blocks: a scheduler, and a job on it."""

@@ -1,0 +1,1 @@
+"""Tasks: jobs, batches of them, stages and pipelines. Each ``foo`` has an async form ``afoo``."""

@@ -1,0 +1,124 @@
+"""Waiting for jobs from tasks: all waits of a process share one watch, and one that is interrupted ends its jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Final
+
+from prefect.exceptions import CancelledRun
+
+from sched_plugins.client import Ended, Job, Run
+from sched_plugins.client.shared_watch import OnChange, shared_watch
+from sched_plugins.client.waiting import result, still_waiting
+from sched_plugins.prefect.cancellation import acancelling, cancelling
+from sched_plugins.prefect.exceptions import JobWaitTimeout
+from sched_plugins.prefect.interruption import interruption
+from sched_plugins.prefect.records import JobHandle
+from sched_plugins.prefect.submission import JobClientLike
+
+_LOOK_UP: Final = 2.0
+"""Seconds after which a waiting thread looks whether its flow was broken off."""
+Jobs = Mapping[str, Job]
+OnEnd = Callable[[Job], None]
+
+
+def wait_each(
+    client: JobClientLike,
+    handles: Sequence[JobHandle],
+    *,
+    timeout: float | None = None,
+    flow_run_id: str = "",
+    cancel: bool = True,
+    on_change: OnChange | None = None,
+    on_end: OnEnd = lambda _: None,
+) -> dict[str, Job]:
+    """Wait until each of these runs has ended; their records, by job id.
+
+    Args:
+        client: the client.
+        handles: the runs.
+        timeout: seconds; without end by default.
+        flow_run_id: whose jobs they are: an interruption ends the waits of that flow run together.
+        cancel: whether an interruption of the wait cancels the jobs.
+        on_change: told of each change of a job that was seen, in another thread.
+        on_end: told of each end, in this one.
+
+    Raises:
+        JobWaitTimeout: they had not all ended in time; they go on.
+        JobNotFound: there is no such job, or run.
+        Conflict: a later run has taken the place of one.
+        CancelledRun: the flow was broken off.
+    """
+    watch, ended, is_broken_off = shared_watch(client), {}, interruption()
+    deadline = None if timeout is None else monotonic() + timeout
+    with cancelling(client, handles if cancel else (), flow_run_id):
+        open_ = {watch.follow(run, on_change): run for run in _runs(handles)}
+        # Not ``concurrent.futures.wait``, which looks at all of them whenever one has ended.
+        done: SimpleQueue[Future[Ended]] = SimpleQueue()
+        for future in open_:
+            future.add_done_callback(done.put)
+        try:
+            while open_:
+                left = None if deadline is None else max(0.0, deadline - monotonic())
+                for future in _taken(done, left if is_broken_off is None else min(left or _LOOK_UP, _LOOK_UP)):
+                    del open_[future]
+                    job = result(future.result())
+                    ended[job.job_id] = job
+                    on_end(job)
+                if open_ and left is not None and left <= 0:
+                    raise JobWaitTimeout(still_waiting(list(open_.values()), timeout or 0.0))
+                if open_ and is_broken_off is not None and is_broken_off():
+                    raise CancelledRun("the flow was interrupted while its jobs ran; they are being cancelled")
+        finally:
+            _leave(open_)
+    return ended
+
+
+async def await_each(
+    client: JobClientLike,
+    handles: Sequence[JobHandle],
+    *,
+    timeout: float | None = None,
+    flow_run_id: str = "",
+    cancel: bool = True,
+    on_change: OnChange | None = None,
+    on_end: OnEnd = lambda _: None,
+) -> dict[str, Job]:
+    """As :func:`wait_each`, in an event loop."""
+    watch, ended = shared_watch(client), {}
+    async with acancelling(client, handles if cancel else (), flow_run_id):
+        open_ = {watch.follow(run, on_change): run for run in _runs(handles)}
+        try:
+            async with asyncio.timeout(timeout):
+                for next_end in asyncio.as_completed([asyncio.wrap_future(future) for future in open_]):
+                    job = result(await next_end)
+                    ended[job.job_id] = job
+                    on_end(job)
+        except TimeoutError:
+            late = [run for future, run in open_.items() if not future.done()]
+            raise JobWaitTimeout(still_waiting(late, timeout or 0.0)) from None
+        finally:
+            _leave(open_)
+    return ended
+
+
+def _runs(handles: Sequence[JobHandle]) -> Iterable[Run]:
+    return dict.fromkeys(handle.run for handle in handles)
+
+
+def _taken(done: SimpleQueue[Future[Ended]], seconds: float | None) -> Iterable[Future[Ended]]:
+    try:
+        yield done.get(timeout=seconds)
+        while True:
+            yield done.get_nowait()
+    except Empty:
+        return
+
+
+def _leave(futures: Iterable[Future[Ended]]) -> None:
+    for future in futures:
+        future.cancel()
