@@ -1,6 +1,7 @@
-"""What waiting costs: triggers of this package beside the amazon provider's, in one event loop each.
+"""What waiting costs: triggers of this package beside the amazon provider's, and the waits of the Prefect tasks.
 
     python benchmarks/waiting.py [--waiting 1 100 1000 10000] [--window 125] [--json FILE]
+    python benchmarks/waiting.py --kinds await_for_job wait_for_job wait_for_jobs [--window 40]
 
 An endpoint in a process of its own plays DynamoDB, Batch and SQS, counts the calls, and works out DynamoDB's read
 units. For each kind and number, a fresh process starts the triggers as a triggerer does, waits until all of them are
@@ -8,7 +9,8 @@ looked for, and then measures for a window, in which a job ends every two second
 of the process, the median delay until the trigger fires, and the longest time for which the event loop ran nothing
 else. The kinds take turns. `BatchJobTrigger` polls every 30 s, as `BatchOperator` tells it to, `SqsSensorTrigger`
 every 60 s: both are their defaults. Beyond 1,000 the peers' calls are extrapolated, since each of their triggers
-polls for itself.
+polls for itself. Of the Prefect tasks the waiting itself is measured, without Prefect's engine: `await_for_job` in
+coroutines, `wait_for_job` in a thread each, `wait_for_jobs` for all jobs in one thread.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import socket
 import statistics
 import subprocess
@@ -24,24 +27,25 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-KINDS = ("JobTrigger", "BatchJobTrigger", "SqsSensorTrigger")
+from waiting_endpoint import serve
+from waiting_kinds import starter_of
+
+OWN = ("JobTrigger", "await_for_job", "wait_for_job", "wait_for_jobs")
+KINDS = (*OWN, "BatchJobTrigger", "SqsSensorTrigger")
+DEFAULT_KINDS = ("JobTrigger", "BatchJobTrigger", "SqsSensorTrigger")
 PEERS_MEASURED_TO = 1_000
 END_EVERY = 2.0
-BATCH_DELAY = 30
 GROUPS_OF_STARTS = 100
-UNIT_BYTES = 4096
 
 
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--waiting", type=int, nargs="+", default=[1, 100, 1_000, 10_000])
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--kinds", nargs="+", default=list(DEFAULT_KINDS), choices=KINDS)
     parser.add_argument("--window", type=float, default=125.0, help="seconds; SqsSensorTrigger looks every 61")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
@@ -67,7 +71,7 @@ def main() -> int:
 
 def run(kind: str, waiting: int, window: float) -> dict[str, Any] | None:
     """Measure one kind with one number, in processes of their own; None where it is extrapolated."""
-    if kind != KINDS[0] and waiting > PEERS_MEASURED_TO:
+    if kind not in OWN and waiting > PEERS_MEASURED_TO:
         return None
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -124,17 +128,26 @@ def show(figures: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="Waiting in one triggerer")
-    headings = ("waiting", "trigger", "calls/min", "read units/min", "CPU", "median delay", "longest block")
+    table = Table(title="Waiting in one process")
+    headings = (
+        "waiting",
+        "what waits",
+        "calls/min",
+        "read units/min",
+        "CPU",
+        "median delay",
+        "longest block",
+        "memory",
+    )
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "trigger" else "right")
+        table.add_column(heading, justify="left" if heading == "what waits" else "right")
     for one in figures:
         if one.get("extrapolated"):
             cells = [f"{one['calls_a_minute']:,.0f} (extrapolated)", "–", "–", "–", "–"]
         else:
             delay = f"{one['median_delay']:.1f} s" if one["median_delay"] is not None else "none seen"
             cells = [f"{one['calls_a_minute']:,.0f}", f"{one['units_a_minute']:,.0f}", f"{one['cpu']:.1%}", delay,
-                     f"{1000 * one['longest_block']:.0f} ms"]  # fmt: skip
+                     f"{1000 * one['longest_block']:.0f} ms", f"{one['memory_mib']:.0f} MiB"]  # fmt: skip
         table.add_row(f"{one['waiting']:,}", one["kind"], *cells)
     Console(width=120).print(table)
 
@@ -142,48 +155,13 @@ def show(figures: list[dict[str, Any]]) -> None:
 # The measured process
 
 
-def job(number: int) -> str:
-    """The id of a job."""
-    return f"bench/{number:06d}"
-
-
-def trigger_of(kind: str, number: int) -> Any:
-    """A trigger that waits for a job."""
-    if kind == "BatchJobTrigger":
-        from airflow.providers.amazon.aws.triggers.batch import BatchJobTrigger
-
-        return BatchJobTrigger(job_id=job(number), aws_conn_id=None, waiter_delay=BATCH_DELAY)
-    if kind == "SqsSensorTrigger":
-        from airflow.providers.amazon.aws.triggers.sqs import SqsSensorTrigger
-
-        queue = f"{os.environ['AWS_ENDPOINT_URL']}/000000000000/{number}"
-        return SqsSensorTrigger(sqs_queue=queue, aws_conn_id=None)
-    from sched_plugins.airflow.triggers.job import JobTrigger
-
-    return JobTrigger(job_id=job(number), run_id="r", scheduler="bench", aws_conn_id=None)
-
-
 async def measured(kind: str, waiting: int, window: float) -> dict[str, Any]:
     """Start the triggers, let it settle, and measure."""
-    from airflow.triggers.shared_stream import SharedStreamManager
-
-    manager = SharedStreamManager()
+    starter = starter_of(kind)
     fired: dict[int, float] = {}
-
-    async def one(number: int) -> None:
-        trigger = trigger_of(kind, number)
-        key = getattr(trigger, "shared_stream_key", lambda: None)()
-        events = trigger.run()
-        if key is not None:
-            stream = manager.subscribe(trigger_id=number, trigger=trigger, key=key)
-            events = trigger.filter_shared_stream(stream)
-        async for _ in events:
-            fired[number] = time.time()
-            break
-
     tasks = []
     for number in range(waiting):
-        tasks.append(asyncio.create_task(one(number)))
+        tasks.append(starter(number, fired))
         if number % GROUPS_OF_STARTS == 0:
             await asyncio.sleep(0)
     await asyncio.to_thread(settled, kind, waiting)
@@ -201,7 +179,7 @@ async def measured(kind: str, waiting: int, window: float) -> dict[str, Any]:
     longest = await block  # Before the end: ten thousand cancellations at once are not waiting any more.
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*[task for task in tasks if isinstance(task, asyncio.Task)], return_exceptions=True)
     delays = [fired[number] - moment for number, moment in ended.items() if number in fired]
     return {
         "kind": kind,
@@ -212,6 +190,7 @@ async def measured(kind: str, waiting: int, window: float) -> dict[str, Any]:
         "median_delay": statistics.median(delays) if delays else None,
         "seen": f"{len(delays)} of {len(ended)}",
         "longest_block": longest,
+        "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
@@ -230,7 +209,7 @@ def settled(kind: str, waiting: int) -> None:
     deadline = time.monotonic() + 180
     while counts()["looked_for"] < waiting and time.monotonic() < deadline:
         time.sleep(0.2)
-    time.sleep(3 if kind == KINDS[0] else 0)
+    time.sleep(3 if kind in OWN else 0)
 
 
 def control(path: str) -> Any:
@@ -242,104 +221,6 @@ def control(path: str) -> Any:
 def counts() -> dict[str, float]:
     """What the endpoint has counted."""
     return dict(control("counts"))
-
-
-# The endpoint
-
-
-class Endpoint:
-    """Plays DynamoDB, Batch and SQS, as far as the triggers ask."""
-
-    def __init__(self) -> None:
-        self.calls: Counter[str] = Counter()
-        self.units = 0.0
-        self.looked_for: set[str] = set()
-        self.ended: dict[str, Any] = {}
-
-    def item(self, job_id: str) -> dict[str, Any]:
-        """The job's item, as DynamoDB sends it."""
-        from boto3.dynamodb.types import TypeSerializer
-
-        from sched_plugins.core.job import JobSpec
-        from sched_plugins.core.record import JobRecord, to_item
-        from sched_plugins.core.state import Status
-
-        spec = JobSpec(job_id=job_id, retry=0, ssm_document="AWS-RunShellScript", commands=("./solve.sh",))
-        begun = datetime(2026, 1, 1, tzinfo=UTC)
-        end = self.ended.get(job_id)
-        record = JobRecord(
-            spec=spec, run_id="r", run_ids=("r",), queue="q", submitted_at=begun, updated_at=end or begun,
-            status=Status.SUCCEEDED if end else Status.RUNNING, finished_at=end, output="x" * 1000,
-        )  # fmt: skip
-        return {name: TypeSerializer().serialize(value) for name, value in to_item(record).items()}
-
-    async def answer(self, request: Any) -> Any:
-        """Answer a call."""
-        from aiohttp import web
-
-        path, target = request.path, request.headers.get("X-Amz-Target", "")
-        if path.startswith("/_/end/"):
-            self.ended[job(int(path.rpartition("/")[2]))] = datetime.now(UTC)
-            return web.json_response({})
-        if path == "/_/counts":
-            told = {"calls": sum(self.calls.values()), "units": self.units, "looked_for": len(self.looked_for)}
-            return web.json_response(told)
-        asked = json.loads(await request.read() or b"{}")
-        name = target.rpartition(".")[2] or path
-        self.calls[name] += 1
-        if name == "ReceiveMessage":
-            return web.json_response(await self._receive(asked))
-        play = {"BatchGetItem": self._batch_get, "Query": self._query, "/v1/describejobs": self._describe}
-        return web.json_response(play[name](asked) if name in play else {"Successful": [{"Id": "1"}]})
-
-    def _batch_get(self, asked: Any) -> Any:
-        [(table, wanted)] = asked["RequestItems"].items()
-        ids = [key["job_id"]["S"] for key in wanted["Keys"]]
-        self.looked_for.update(ids)
-        items = [self.item(job_id) for job_id in ids]
-        self.units += sum(-(-len(json.dumps(item)) // UNIT_BYTES) for item in items)  # strongly consistent
-        return {"Responses": {table: items}, "UnprocessedKeys": {}}
-
-    def _query(self, asked: Any) -> Any:
-        from sched_plugins.core import names
-
-        shard = int(asked["ExpressionAttributeValues"][":s"]["S"].rpartition("#")[2])
-        since = asked["ExpressionAttributeValues"][":a"]["S"]
-        items = [self.item(job_id) for job_id in self.ended if names.shard(job_id) == shard]
-        kept = ("job_id", "state_shard", "state_at", "run_id", "status", "queue", "group_id")
-        rows = [{name: item[name] for name in kept if name in item} for item in items]
-        rows = sorted((row for row in rows if row["state_at"]["S"] >= since), key=lambda row: row["state_at"]["S"])
-        if not asked.get("ScanIndexForward", True):
-            rows = rows[::-1][: asked.get("Limit")]
-        self.units += max(1, -(-len(json.dumps(rows)) // UNIT_BYTES)) / 2  # an index is eventually consistent
-        return {"Items": rows, "Count": len(rows)}
-
-    def _describe(self, asked: Any) -> Any:
-        self.looked_for.update(asked["jobs"])
-        return {
-            "jobs": [
-                {"jobId": one, "jobName": "j", "status": "SUCCEEDED" if one in self.ended else "RUNNING"}
-                for one in asked["jobs"]
-            ]
-        }
-
-    async def _receive(self, asked: Any) -> Any:
-        one = job(int(asked["QueueUrl"].rpartition("/")[2]))
-        self.looked_for.add(one)
-        if one not in self.ended:
-            await asyncio.sleep(asked.get("WaitTimeSeconds", 0))
-        if one not in self.ended:
-            return {}
-        return {"Messages": [{"MessageId": "1", "ReceiptHandle": "1", "Body": "{}"}]}
-
-
-def serve(port: int) -> None:
-    """Play AWS until terminated."""
-    from aiohttp import web
-
-    application = web.Application(client_max_size=2**24)
-    application.router.add_route("*", "/{path:.*}", Endpoint().answer)
-    web.run_app(application, host="127.0.0.1", port=port, print=lambda *_: None, access_log=None)
 
 
 if __name__ == "__main__":
