@@ -15,10 +15,10 @@ export DO_NOT_TRACK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo airflow test lint schema lock mutants benchmark clean system-packages
+.PHONY: help demo airflow prefect test test-prefect-latest lint schema lock mutants benchmark clean system-packages
 
 help:  ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
 
 $(BIN)/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -54,14 +54,32 @@ $(VENV)/.airflow: pyproject.toml requirements.lock | $(BIN)/uv
 	@$(call install,-e '$(WITH_AIRFLOW)')
 	@touch $@
 
+# What is locked is installed as it is: the lock has a certifi that Prefect 3.9 would refuse.
+$(VENV)/.prefect-latest: export UV_COMPILE_BYTECODE := 1
+$(VENV)/.prefect-latest: pyproject.toml requirements-prefect-latest.lock | $(BIN)/uv
+	@echo "Installing into $(VENV)/prefect-latest …"
+	@$(PYTHON) -m venv $(VENV)/prefect-latest
+	@$(BIN)/uv pip install --quiet --python $(VENV)/prefect-latest/bin/python --no-deps \
+		-r requirements-prefect-latest.lock -e . || \
+		$(VENV)/prefect-latest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		-r requirements-prefect-latest.lock -e .
+	@touch $@
+
 demo: $(VENV)/.demo  ## Run the cylinder-flow pipeline on the laptop stack (MODE=chained, REYNOLDS=10)
-	@$(BIN)/python prefect_flows/cylinder_flow.py --mode $(MODE) --reynolds $(REYNOLDS) --results demo-results
+	@$(BIN)/python -m sched_plugins.local.prefect pipelines/cylinder_flow -- \
+		$(BIN)/python prefect_flows/demo.py --mode $(MODE) --reynolds $(REYNOLDS) --results demo-results
 
 airflow: $(VENV)/.airflow  ## Start Airflow with the DAGs beside a laptop stack, until Ctrl-C
 	@$(BIN)/python -m sched_plugins.local.airflow airflow_dags pipelines/cylinder_flow
 
+prefect: $(VENV)/.demo  ## Start Prefect with the flows and a work pool beside a laptop stack, until Ctrl-C
+	@$(BIN)/python -m sched_plugins.local.prefect --flows prefect_flows pipelines/cylinder_flow
+
 test: $(VENV)/.dev  ## Run all tests
 	@$(BIN)/python -m pytest -n 4 --no-loadscope-reorder
+
+test-prefect-latest: $(VENV)/.prefect-latest  ## Run the Prefect tests with the newest release of Prefect
+	@$(VENV)/prefect-latest/bin/python -m pytest -n 2 --no-loadscope-reorder tests/prefect
 
 lint: $(VENV)/.dev $(VENV)/.checkov  ## Lint, types, import order
 	@$(BIN)/ruff check .
@@ -75,11 +93,13 @@ schema: $(VENV)/.demo  ## Renew the JSON Schema of pipeline files
 	@$(BIN)/python -c 'import json; from sched_plugins.pipeline import schema; print(json.dumps(schema(), indent=2))' \
 		> src/sched_plugins/pipeline/pipeline.schema.json
 
-lock: | $(BIN)/uv  ## Renew requirements.lock
+lock: | $(BIN)/uv  ## Renew the locks
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --extra airflow --extra demo --group dev --upgrade \
 		--no-header --no-emit-index-url --quiet -o requirements.lock pyproject.toml
 	@$(BIN)/uv pip compile --universal --python-version 3.11 --group checkov --upgrade \
 		--no-header --no-emit-index-url --quiet -o requirements-checkov.lock
+	@echo certifi | $(BIN)/uv pip compile --universal --python-version 3.11 --extra demo --group prefect-latest \
+		--override - --upgrade --no-header --no-emit-index-url --quiet -o requirements-prefect-latest.lock pyproject.toml
 
 mutants: $(VENV)/.dev  ## Remove each condition of each conditional write and show which test notices
 	@$(BIN)/python tests/mutants.py

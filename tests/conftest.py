@@ -41,12 +41,12 @@ TOGETHER = {"acceptance", "airflow", "prefect"}
 them all."""
 APART = {
     "test_standalone.py", "test_executor_runs.py", "test_make_airflow.py", "test_cylinder_flow.py",
-    "test_make_prefect.py", "test_work_pool.py", "test_task_runner.py",
+    "test_flows.py", "test_make_prefect.py", "test_work_pool.py", "test_task_runner.py",
 }  # fmt: skip
 """Files of theirs that start all that they need themselves."""
 LONG = (
-    "test_standalone.py", "test_work_pool.py", "acceptance", "test_make_prefect.py", "prefect", "test_task_runner.py",
-    "test_cylinder_flow.py", "test_executor_runs.py", "airflow", "test_client.py",
+    "test_standalone.py", "test_work_pool.py", "test_flows.py", "acceptance", "test_make_prefect.py", "prefect",
+    "test_task_runner.py", "test_cylinder_flow.py", "test_executor_runs.py", "airflow", "test_client.py",
     "test_pipelines.py", "test_local_server.py", "test_staging.py", "test_environment_stack.py", "test_cli_stack.py",
     "test_scheduler_stack.py",
 )  # fmt: skip

@@ -19,8 +19,6 @@ import argparse
 import contextlib
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -36,6 +34,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 from sched_plugins.errors import LaptopStackError, SchedulerError
 
 from . import lifecycle, processes
+from .companion import deploy_on, end_all, free_ports, interrupt, interrupt_once, until_interrupted
 from .state import StackInfo, StateFolder
 
 SCHEDULER: Final = "sched-airflow"
@@ -143,7 +142,7 @@ def running(
         home = folder.path / "airflow"
         home.mkdir(exist_ok=True)
         airflow = _airflow(home, Path(dags).resolve(), stack, mark, settings or {})
-        _deploy(stack, pipelines, say)
+        deploy_on(stack, SCHEDULER, ENVIRONMENT, pipelines, say)
         say("starting Airflow")
         process = _start(airflow)
         cleanup.callback(_stop, process, mark, say)
@@ -164,7 +163,7 @@ def settings_of(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _airflow(home: Path, dags: Path, stack: StackInfo, mark: str, settings: Mapping[str, str]) -> LocalAirflow:
-    ports = _ports(home / "last-port", 4)
+    ports = free_ports(home / "last-port", 4)
     url = f"http://127.0.0.1:{ports[0]}"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "AWS_"))}
     own = _own(home, dags, stack, mark, url, ports)
@@ -232,23 +231,6 @@ def _on_workers(home: Path, dags: Path, settings: Mapping[str, str]) -> dict[str
     return {**shared, "AIRFLOW__CORE__LOAD_EXAMPLES": "False", **chosen}
 
 
-def _ports(remembered: Path, number: int) -> list[int]:
-    """Ports of loopback that nobody listens on, each another one; the first is that of last time if it is free."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(number)]
-        with contextlib.suppress(OSError, ValueError, OverflowError):
-            last = int(remembered.read_text())
-            # Connections that have just ended do not keep a port.
-            sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sockets[0].bind(("127.0.0.1", last))
-        for one in sockets:
-            if not one.getsockname()[1]:
-                one.bind(("127.0.0.1", 0))
-        ports = [int(one.getsockname()[1]) for one in sockets]
-    remembered.write_text(str(ports[0]))
-    return ports
-
-
 def _start(airflow: LocalAirflow) -> subprocess.Popen[bytes]:
     """Start it in a session of its own, so that Ctrl-C in the terminal is ours to hand on."""
     if airflow.log.exists():
@@ -259,30 +241,6 @@ def _start(airflow: LocalAirflow) -> subprocess.Popen[bytes]:
             cwd=airflow.home, env=dict(airflow.environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
-
-
-def _deploy(stack: StackInfo, folders: Sequence[str | os.PathLike[str]], say: Callable[[str], None]) -> None:
-    from sched_plugins import deploy, pipeline
-
-    variables = lifecycle.environment(stack)
-    before = {name: os.environ.get(name) for name in (*variables, "AWS_PROFILE", "AWS_SESSION_TOKEN")}
-    for name in before:
-        os.environ.pop(name, None)
-    os.environ.update(variables)
-    try:
-        say(f"deploying scheduler {SCHEDULER}")
-        deploy.deploy_scheduler(SCHEDULER)
-        say(f"deploying environment {ENVIRONMENT}")
-        deploy.deploy_environment(ENVIRONMENT, scheduler=SCHEDULER)
-        for folder in folders:
-            loaded = pipeline.load(Path(folder))
-            say(f"deploying pipeline {loaded.name}")
-            pipeline.deploy_pipeline(loaded, SCHEDULER)
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 def _wait(airflow: LocalAirflow, process: subprocess.Popen[bytes]) -> None:
@@ -299,17 +257,8 @@ def _wait(airflow: LocalAirflow, process: subprocess.Popen[bytes]) -> None:
 
 def _stop(process: subprocess.Popen[bytes], mark: str, say: Callable[[str], None]) -> None:
     say(f"stopping; this takes a dozen seconds, and {STOP_SECONDS:g} where a task runs for longer")
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass  # It is killed below, as is what it left.
-    gone = processes.kill_marked(processes.STACK_MARK, mark)
-    process.wait(STOP_SECONDS)
-    if not gone:
-        left = processes.marked(processes.STACK_MARK, mark)
-        raise LaptopStackError(f"some processes of Airflow did not end: {left}. End them by their id.")
+    interrupt(process, STOP_SECONDS)
+    end_all(mark, "Airflow", process)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -327,9 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def say(text: str) -> None:
         console.print(f"[dim]{time.monotonic() - started:6.1f} s[/dim]  {text}")
 
-    # Also where SIGINT came in ignored, as a shell starts what runs in its background.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt_once()
     try:
         settings = settings_of(os.environ)
         with running(options.dags, options.pipelines, settings=settings, say=say) as airflow:
@@ -339,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"          for `airflow` commands: export AIRFLOW_HOME={airflow.home}")
             if taken:
                 console.print(f"          taken from the environment: {', '.join(sorted(taken))}")
-            _until_interrupted(airflow)
+            until_interrupted(lambda: _check(airflow))
     except SchedulerError as error:
         console.print(f"[red]{type(error).__name__}[/red]: {error}")
         return 1
@@ -349,16 +296,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _until_interrupted(airflow: LocalAirflow) -> None:
-    try:
-        while True:
-            time.sleep(2)
-            if not processes.marked(processes.STACK_MARK, airflow.environment[processes.STACK_MARK]):
-                raise LaptopStackError(f"Airflow has ended by itself. Its log is {airflow.log}.")
-    except KeyboardInterrupt:
-        # Once is enough: a second Ctrl-C must not leave processes behind.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _check(airflow: LocalAirflow) -> None:
+    if not processes.marked(processes.STACK_MARK, airflow.environment[processes.STACK_MARK]):
+        raise LaptopStackError(f"Airflow has ended by itself. Its log is {airflow.log}.")
 
 
 if __name__ == "__main__":
