@@ -1,0 +1,67 @@
+"""Workers that are killed: whoever comes next follows what runs, and submits what was claimed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from deployed import SCHEDULER, DeployedStack
+from fleet_client import eventually
+from prefect.states import Pending
+from worker_stack import Pool, WorkerProcess, working
+
+MANY = 20
+
+
+@pytest.fixture
+def pool(tmp_path_factory: pytest.TempPathFactory, prefect_and_stack: DeployedStack) -> Pool:
+    return Pool(tmp_path_factory.mktemp("restart"), prefect_and_stack)
+
+
+def test_each_run_ends_in_its_true_state_though_the_worker_is_killed(pool: Pool) -> None:
+    ways = {"completed": "COMPLETED", "failed": "FAILED", "9": "CRASHED"}
+    deployments = {way: pool.standin(1.0, way) for way in ways}
+    order = [list(ways)[number % len(ways)] for number in range(MANY)]
+    runs = {pool.start(deployments[way])[0].id: way for way in order}
+    first = WorkerProcess(pool, name="same")
+    try:
+        # In flight: some run, some wait for a machine, some may not be submitted yet.
+        eventually(lambda: len(pool.ran_runs()) >= 4, 120)
+    finally:
+        first.kill()
+    assert len(pool.ran_runs()) < MANY, "the worker was killed too late for this test to show anything"
+    with working(pool, "--limit", str(MANY)):
+        for run_id, way in runs.items():
+            pool.becomes(pool.client.read_flow_run(run_id), ways[way], seconds=240)
+        for run_id in runs:
+            pool.stack.ended(f"prefect-{run_id}")
+        assert Counter(run for run, _ in pool.ran_runs()) == Counter(str(run_id) for run_id in runs)
+        assert {pool.stack.record(f"prefect-{run_id}")["attempt"] for run_id in runs} == {1}
+        found = [pool.client.read_flow_run(run_id) for run_id in runs]
+        assert {str(run.state.type.value) for run in found} == set(ways.values())
+        assert {run.infrastructure_pid for run in found} == {f"prefect-{run_id}" for run_id in runs}
+
+
+def test_a_claim_of_a_dead_worker_and_two_that_live(pool: Pool) -> None:
+    # Claimed by a worker that died before it submitted.
+    run = pool.client.create_flow_run_from_deployment(pool.standin(0.5))
+    pool.client.set_flow_run_state(run.id, Pending(), force=False)
+    assert pool.state(run) == "PENDING"
+    with working(pool), working(pool):
+        others = pool.start(pool.standin(0.5), 6)
+        for one in (run, *others):
+            pool.becomes(one, "COMPLETED", seconds=180)
+        assert Counter(id_ for id_, _ in pool.ran_runs()) == Counter(str(one.id) for one in (run, *others))
+
+
+def test_what_is_cancelled_while_no_worker_is_there(pool: Pool) -> None:
+    [run] = pool.start(pool.standin(600, queue=f"{SCHEDULER}-job-queue"))
+    first = WorkerProcess(pool)
+    try:
+        eventually(lambda: pool.record(run).get("status") == "QUEUED", 90)
+    finally:
+        first.kill()
+    pool.cancel(run)
+    with working(pool):
+        pool.becomes(run, "CANCELLED", seconds=60)
+    assert pool.record(run)["status"] == "CANCELLED"
