@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,75 +11,158 @@ from hypothesis import strategies as st
 from prefect import flow, task
 
 from sched_plugins.core import limits
-from sched_plugins.errors import InvalidInput
-from sched_plugins.prefect.identity import CallIdentity, current_identity
+from sched_plugins.errors import InvalidInput, InvalidJob
+from sched_plugins.prefect.identity import Caller, CallIdentity
+from sched_plugins.prefect.submission import labelled
+from sched_plugins.prefect.tasks.dispatch import aio, dual
 
 TEXTS = st.text(max_size=250) | st.sampled_from(["a/b", "a%2Fb", "", "%", "/", "0"])
 IDENTITIES = st.builds(CallIdentity, TEXTS, st.lists(TEXTS, min_size=1, max_size=3).map(tuple))
+told: list[str] = []
 
 
 @given(IDENTITIES, IDENTITIES)
 def test_different_calls_have_different_runs_and_the_same_ones_the_same(one: CallIdentity, other: CallIdentity) -> None:
     same = (one.flow_run_id, one.parts) == (other.flow_run_id, other.parts)
     assert (one.digest == other.digest) is same
-    if one.flow_run_id != "no-flow" != other.flow_run_id:
+    if "no-flow" not in (one.flow_run_id, other.flow_run_id):
         assert (one.job_id == other.job_id) is same
 
 
 @given(IDENTITIES)
-def test_a_job_id_is_within_its_limit_and_the_try_is_no_part_of_it(one: CallIdentity) -> None:
+def test_a_job_id_is_within_its_limit(one: CallIdentity) -> None:
     assert len(one.job_id.encode()) <= limits.MAX_JOB_ID_BYTES
-    later = replace(one, run_count=7)
-    assert (later.job_id, later.digest) == (one.job_id, one.digest)
 
 
-def test_the_jobs_of_a_batch_are_numbered() -> None:
-    batch = CallIdentity("f", ("submit_jobs", "0"))
-    assert [batch.numbered(number).job_id for number in (0, 12)] == [
-        "prefect/f/submit_jobs/0/000000",
-        "prefect/f/submit_jobs/0/000012",
-    ]
+@aio(name="call")
+async def acall(what: str, job_key: str | None = None) -> str:
+    told.append(Caller(job_key).identity({"what": what}).job_id)
+    return told[-1]
 
 
-@pytest.mark.usefixtures("prefect_server")
-def test_calls_are_numbered_in_each_try_of_a_flow_run_and_for_all_tries_of_a_task_run() -> None:
-    told: list[tuple[str, str]] = []
+@dual(acall, name="call")
+def call(what: str, job_key: str | None = None) -> str:
+    told.append(Caller(job_key).identity({"what": what}).job_id)
+    return told[-1]
 
-    @task(retries=1)
-    def call() -> None:
-        identity = current_identity(None)
-        told.append(identity.parts)
-        if len(told) == 1:
-            raise RuntimeError("once more")
+
+@pytest.fixture(autouse=True)
+def nothing_told() -> None:
+    told.clear()
+
+
+def tries(function: Any) -> list[list[str]]:
+    """What is told in each of two tries of a flow run."""
+    seen: list[list[str]] = []
 
     @flow(retries=1)
     def twice() -> None:
-        call()
-        call()
-        if len(told) == 3:
-            raise RuntimeError("all of it")
+        told.clear()
+        function(len(seen))
+        seen.append(list(told))
+        if len(seen) == 1:
+            raise RuntimeError("once more")
 
     twice()
-    assert told == [("call", "0"), ("call", "0"), ("call", "1"), ("call", "0"), ("call", "1")]
+    return seen
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_retry_finds_the_same_calls_though_their_order_differs_and_none_takes_anothers_place() -> None:
+    def calls(number: int) -> None:
+        for what in ("mesh", "solve", "solve") if number == 0 else ("solve", "solve"):
+            call(what)
+
+    first, second = tries(calls)
+    assert len(set(first)) == 3
+    assert second == first[1:], "what is left out is not taken for what comes next"
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_task_that_is_retried_finds_the_calls_that_it_made() -> None:
+    failed: list[str] = []
+
+    @task(retries=1)
+    def outer(name: str) -> None:
+        call("same")
+        call("same")
+        call("keyed", job_key=name)
+        if name not in failed:
+            failed.append(name)
+            raise RuntimeError("once more")
+
+    @flow
+    def one() -> None:
+        outer("a")
+        outer("b")
+
+    one()
+    a, again_a, b, again_b = told[0:3], told[3:6], told[6:9], told[9:12]
+    assert a == again_a
+    assert b == again_b
+    assert len({*a, *b}) == 6
 
 
 @pytest.mark.usefixtures("prefect_server")
 def test_two_calls_with_one_key_are_refused_and_a_retry_is_not() -> None:
-    @task
-    def call(key: str) -> None:
-        with current_identity(key).claimed():
-            pass
+    def calls(number: int) -> None:
+        call("x", job_key="a")
+        if number:
+            with pytest.raises(InvalidInput, match="is used by two calls of this flow run"):
+                call("y", job_key="a")
 
-    seen: list[int] = []
+    first, second = tries(calls)
+    assert first == second[:1]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_jobs_of_a_batch_are_known_by_what_they_do() -> None:
+    found: list[list[str]] = []
+
+    @task
+    def batch(contents: list[str]) -> None:
+        each = Caller().batch([{"what": one} for one in contents])
+        found.append([one.job_id for one in each])
 
     @flow(retries=1)
-    def tries() -> None:
-        call("a")
-        seen.append(1)
-        if len(seen) == 1:
+    def twice() -> None:
+        batch(["x", "y", "z", "z"] if not found else ["z", "y"])
+        if len(found) == 1:
             raise RuntimeError("once more")
-        call("a")
 
-    with pytest.raises(InvalidInput, match="is used by two calls of this flow run"):
-        tries()
-    assert seen == [1, 1]
+    twice()
+    first, second = found
+    assert len(set(first)) == 4
+    assert second == [first[2], first[1]]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_jobs_of_a_flow_run_within_another_are_of_the_outer_ones_group() -> None:
+    groups: list[str] = []
+
+    @flow
+    def inner() -> None:
+        groups.append(Caller().identity({}).group_id)
+
+    @flow
+    def outer() -> None:
+        groups.append(Caller().identity({}).group_id)
+        inner()
+
+    outer()
+    assert len(set(groups)) == 1
+
+
+def test_a_key_names_nothing_outside_a_flow_run() -> None:
+    with pytest.raises(InvalidInput, match="names a job within a flow run, and this is none"):
+        Caller("k")
+    with ThreadPoolExecutor(1) as pool:
+        first, second = (pool.submit(lambda: Caller().identity({"what": 1})).result() for _ in range(2))
+    assert first.job_id != second.job_id
+
+
+def test_fields_that_are_not_the_users_are_refused() -> None:
+    identity = CallIdentity("f", ("a",), group_id="prefect-f")
+    for field, words in (("job_id", "job_key"), ("group_id", "use tags")):
+        with pytest.raises(InvalidJob, match=words):
+            labelled({"commands": ["x"], field: "mine"}, identity)

@@ -88,22 +88,58 @@ MAPPED = f"""
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+PARALLEL = f"""
+    from pathlib import Path
+
+    from prefect import flow
+
+    from sched_plugins.pipeline.definition import Pipeline
+    from sched_plugins.prefect import run_pipeline
+    from sched_plugins.prefect.tasks import pipelines
+
+    class Here(Pipeline):
+        def environment(self, stage):
+            return {ENVIRONMENT!r}
+
+    @flow
+    def solve():
+        stages = [dict(name=name, executable="slow.sh") for name in ("aa", "bb", "cc")]
+        pipeline = Here.model_validate(dict(name="parallel", stages=stages))
+        pipeline._folder = Path(__file__).parent
+        run_pipeline(pipeline)
+
+    if __name__ == "__main__":
+        solve()
+"""
+
+
+@pytest.mark.parametrize(
+    ("flow", "number"),
+    [(MAPPED, signal.SIGINT), (MAPPED, signal.SIGTERM), (PARALLEL, signal.SIGTERM)],
+    ids=["mapped, SIGINT", "mapped, SIGTERM", "pipeline, SIGTERM"],
+)
 @pytest.mark.usefixtures("prefect_and_stack")
-def test_a_signal_ends_the_jobs_for_which_threads_wait_and_the_flow(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_the_jobs_for_which_threads_wait_and_the_flow(
+    tmp_path: Path, flow: str, number: signal.Signals
+) -> None:
     script = tmp_path / "solve.py"
-    script.write_text(textwrap.dedent(MAPPED))
+    script.write_text(textwrap.dedent(flow))
+    (tmp_path / "slow.sh").write_text("#!/bin/sh\nsleep 300\n")
     client = SchedulerClient(SCHEDULER)
     before = {job.job_id for job in client.list(limit=1000)}
     with (tmp_path / "log").open("w+") as log:
-        flow = subprocess.Popen([sys.executable, str(script)], stdout=log, stderr=log, cwd=tmp_path)
+        process = subprocess.Popen([sys.executable, str(script)], stdout=log, stderr=log, cwd=tmp_path)
 
         def own() -> list[str]:
             return [job.job_id for job in client.list(limit=1000) if job.job_id not in before]
 
-        assert eventually(lambda: len(own()) == 3, 120), log.seek(0) or log.read()
-        flow.send_signal(number)
-        assert flow.wait(60) != 0
+        try:
+            assert eventually(lambda: len(own()) == 3, 60)
+            process.send_signal(number)
+            assert process.wait(60) != 0
+        finally:
+            process.kill()
+            process.wait()
     assert eventually(lambda: {str(job.status) for job in client.get_many(own()).values()} == {"CANCELLED"}, 30)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from deployed import SCHEDULER, DeployedStack
 from fleet_client import eventually
-from prefect import flow, task, unmapped
+from prefect import flow, runtime, task, unmapped
 from prefect.exceptions import CancelledRun, FailedRun
 from prefect_stack import ENVIRONMENT
 
@@ -36,6 +38,7 @@ from sched_plugins.prefect import (
     wait_for_job,
     wait_for_jobs,
 )
+from sched_plugins.prefect.cancellation import cancel_live_jobs
 
 pytestmark = pytest.mark.usefixtures("prefect_and_stack")
 HERE = ServerlessScheduler(scheduler=SCHEDULER, environment=ENVIRONMENT)
@@ -212,11 +215,79 @@ def test_an_interrupted_task_ends_its_job() -> None:
     assert client.get(handles[0]).status == "CANCELLED"
 
 
+def test_a_timeout_of_a_task_in_a_thread_ends_its_job() -> None:
+    slow = run_job.with_options(timeout_seconds=3)
+
+    @flow
+    def one() -> None:
+        slow.submit("sleep 300", scheduler=HERE, job_key="slow").result()
+
+    with pytest.raises(Exception, match=r"[Tt]ime"):
+        one()
+    client = SchedulerClient(SCHEDULER)
+    [job] = [job for job in client.list(limit=100) if job.job_id.endswith("/slow")]
+    assert eventually(lambda: client.get(job.job_id).status == "CANCELLED", 30)
+
+
+def test_an_async_task_that_is_interrupted_while_it_submits_leaves_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = HERE.jobs()
+    submit = type(client).submit
+
+    def slowly(self: Any, *arguments: Any, **options: Any) -> Any:
+        time.sleep(3)
+        return submit(self, *arguments, **options)
+
+    monkeypatch.setattr(type(client), "submit", slowly)
+
+    @flow
+    async def one() -> None:
+        await arun_job.with_options(timeout_seconds=1)("sleep 300", scheduler=HERE, job_key="never")
+
+    with pytest.raises(Exception, match=r"[Tt]ime"):
+        asyncio.run(one())
+    [job] = [job for job in SchedulerClient(SCHEDULER).list(limit=100) if job.job_id.endswith("/never")]
+    assert eventually(lambda: SchedulerClient(SCHEDULER).get(job.job_id).status == "CANCELLED", 30)
+
+
+def test_cancelling_a_flow_run_finds_the_jobs_of_the_flow_runs_within_it() -> None:
+    ids: list[str] = []
+
+    @flow
+    def inner() -> None:
+        ids.append(submit_job("sleep 300", scheduler=HERE).job_id)
+
+    @flow
+    def outer() -> None:
+        inner()
+        ids.append(str(runtime.flow_run.id))
+
+    outer()
+    client = SchedulerClient(SCHEDULER)
+    assert cancel_live_jobs(client, ids[1]) == [ids[0]]
+    assert eventually(lambda: client.get(ids[0]).status == "CANCELLED", 30)
+
+
+def test_what_an_environment_was_given_is_waited_for_without_naming_a_scheduler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("SCHED_SCHEDULER", raising=False)
+
+    @flow
+    def one() -> Any:
+        jobs = submit_jobs(["echo one"], environment=ENVIRONMENT)
+        twice = [*jobs.handles, *jobs.handles]
+        [result] = wait_for_jobs(twice).results
+        assert job_logs(result) == "one\n"
+        return wait_for_job(submit_job("echo two", environment=ENVIRONMENT))
+
+    assert one().status == "SUCCEEDED"
+
+
 def test_the_hook_cancels_what_a_crashed_flow_run_has_submitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SCHED_SCHEDULER", SCHEDULER)
+    monkeypatch.delenv("SCHED_SCHEDULER", raising=False)
     handles: list[str] = []
 
-    @flow(on_crashed=[cancel_jobs])
+    @flow(on_crashed=[functools.partial(cancel_jobs, scheduler=HERE)])
     def crashes() -> None:
         handles.append(submit_job("sleep 300", scheduler=HERE).job_id)
         raise KeyboardInterrupt

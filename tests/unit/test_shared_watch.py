@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import Future, wait
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from sched_plugins.client.jobs import JobClient
 from sched_plugins.client.retry import Clock
 from sched_plugins.client.shared_watch import SharedWatch, await_end, shared_watch
 from sched_plugins.client.watch import Watch
-from sched_plugins.errors import NotPermitted, Throttled, WaitTimeout
+from sched_plugins.errors import NotPermitted, Throttled, Unknown, WaitTimeout
 
 
 class Client:
@@ -118,6 +119,33 @@ def test_a_passing_outage_is_borne_and_another_error_is_told_to_all(table: Table
     with pytest.raises(NotPermitted):
         client.get_watch().follow(Run("j", "r")).result(20)
     assert ended(client.get_watch().follow(Run("j", "r"))) == "j", "later ones are served again"
+    assert none_left()
+
+
+def test_what_nobody_expected_is_unknown_and_no_answer_about_the_job(table: Table) -> None:
+    client = Client(table)
+
+    def get_many(job_ids: Any) -> Any:
+        raise KeyError("odd")
+
+    table.get_many = get_many  # type: ignore[method-assign]
+    with pytest.raises(Unknown, match="KeyError"):
+        client.get_watch().follow(Run("j", "r")).result(20)
+    assert none_left()
+
+
+def test_a_forked_process_has_a_watch_of_its_own(table: Table) -> None:
+    client = Client(table)
+    table.submit("j", "r")
+    future = client.get_watch().follow(Run("j", "r"))
+    child = os.fork()
+    if not child:
+        table.end("j", 0)
+        found = ended(client.get_watch().follow(Run("j", "r"))) == "j"
+        os._exit(0 if found else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    table.end("j", 0)
+    assert ended(future) == "j"
     assert none_left()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
@@ -15,7 +16,7 @@ from sched_plugins.client.retry import Clock, Pace
 from sched_plugins.client.run import Run
 from sched_plugins.client.waiting import OUTAGE_PATIENCE, SHORTEST, SHORTEST_INDEXED, result, still_waiting
 from sched_plugins.client.watch import DIRECT, Ended
-from sched_plugins.errors import Throttled, Unknown, WaitTimeout
+from sched_plugins.errors import SchedulerError, Throttled, Unknown, WaitTimeout
 
 LONGEST: Final = 3.0
 """Seconds between two looks, at most: what a user who waits for a short job still calls at once."""
@@ -51,6 +52,7 @@ class SharedWatch:
 
     def __init__(self, client: JobClient, clock: Clock | None = None) -> None:
         self._clock = clock or Clock()
+        self._scheduler = client.scheduler
         self._watch = client.new_watch(self._seen, level_seconds=LEVEL_SECONDS, level_jobs=LEVEL_JOBS)
         self._changed = threading.Condition()
         self._waiters: dict[str, list[_Waiter]] = {}
@@ -97,8 +99,13 @@ class SharedWatch:
                     self._fail(error)
                     worked_at = self._clock.now()
                 ended = []
-            except Exception as error:  # noqa: BLE001 - whatever went wrong, no waiter may be left waiting
+            except SchedulerError as error:
                 self._fail(error)
+                ended = []
+            except Exception as error:
+                # Whatever went wrong, no waiter may be left waiting; and of the jobs it says nothing.
+                log.exception("A look at the jobs of scheduler %s failed", self._scheduler)
+                self._fail(Unknown(f"cannot look at the jobs of scheduler {self._scheduler!r}: {error!r}"))
                 ended = []
             if ended:
                 pace.news()
@@ -175,6 +182,15 @@ class SharedWatch:
 # One that nobody uses goes, and with it its client.
 _WATCHES: WeakValueDictionary[Hashable, SharedWatch] = WeakValueDictionary()
 _LOCK = threading.Lock()
+
+
+def _begin_anew() -> None:
+    """In a process that was forked: the thread that looked is not there."""
+    global _LOCK, _WATCHES
+    _LOCK, _WATCHES = threading.Lock(), WeakValueDictionary()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def shared_watch(client: JobClient) -> SharedWatch:

@@ -6,15 +6,16 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from prefect.exceptions import ExternalSignal
+import anyio
+from prefect.exceptions import CancelledRun, ExternalSignal
 
 from sched_plugins.client import Status
 from sched_plugins.core.state import LIVE
-from sched_plugins.errors import SchedulerError
+from sched_plugins.errors import JobNotFound, SchedulerError
 from sched_plugins.prefect.identity import group_id
 from sched_plugins.prefect.records import JobHandle
 from sched_plugins.prefect.submission import JobClientLike
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.flows import Flow
 
+    from sched_plugins.prefect.blocks.scheduler import ServerlessScheduler
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _LIVE_STATUSES: Final = frozenset({Status.QUEUED, *LIVE})
 _MOST: Final = 10_000
 """Live jobs of one flow run that are found and cancelled at once; the next look finds more."""
 _END_SECONDS: Final = 60.0
+_LATE_TRIES: Final = 4
+Claimed = list[tuple[JobClientLike, list[str]]]
 
 
 class _Held:
@@ -39,17 +44,17 @@ class _Held:
         self._held: dict[int, tuple[JobClientLike, Sequence[JobHandle], str]] = {}
         self._newest = 0
 
-    def take(self, client: JobClientLike, handles: Sequence[JobHandle], flow_run_id: str) -> int:
+    def take(self, client: JobClientLike, handles: Sequence[JobHandle], root_id: str) -> int:
         with self._lock:
             self._newest += 1
-            self._held[self._newest] = (client, handles, flow_run_id)
+            self._held[self._newest] = (client, handles, root_id)
             return self._newest
 
     def leave(self, key: int) -> None:
         with self._lock:
             self._held.pop(key, None)
 
-    def claim(self, key: int, *, all_of_flow: bool) -> list[tuple[JobClientLike, list[str]]]:
+    def claim(self, key: int, *, all_of_flow: bool) -> Claimed:
         """The jobs of a wait, or of all waits of its flow run; nobody else gets them any more."""
         with self._lock:
             own = self._held.get(key)
@@ -74,13 +79,13 @@ class _Ending:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._asked: dict[int, tuple[JobClientLike, dict[str, None]]] = {}
+        self._asked: dict[int, tuple[JobClientLike, dict[str, bool]]] = {}
         self._done = threading.Event()
 
-    def end(self, client: JobClientLike, job_ids: Collection[str]) -> None:
+    def end(self, client: JobClientLike, job_ids: Collection[str], *, late: bool) -> None:
         with self._lock:
             leads = not self._asked
-            self._asked.setdefault(id(client), (client, {}))[1].update(dict.fromkeys(job_ids))
+            self._asked.setdefault(id(client), (client, {}))[1].update(dict.fromkeys(job_ids, late))
             if leads:
                 self._done = threading.Event()
             done = self._done
@@ -93,7 +98,7 @@ class _Ending:
             with self._lock:
                 asked, self._asked = self._asked, {}
             for one, ids in asked.values():
-                _request_end(one, list(ids))
+                _request_end(one, ids)
             done.set()
 
 
@@ -102,19 +107,25 @@ _ENDING = _Ending()
 
 
 @contextmanager
-def cancelling(client: JobClientLike, handles: Sequence[JobHandle], flow_run_id: str = "") -> Iterator[None]:
-    """Cancel these jobs if the block is interrupted: by a signal, or a timeout of the task.
+def cancelling(
+    client: JobClientLike, handles: Sequence[JobHandle], root_id: str = "", *, late: bool = False
+) -> Iterator[None]:
+    """Cancel these jobs if the block is interrupted: by a signal, or a timeout of the task or flow.
 
     Python interrupts a process's main thread alone, so the first wait of a flow run that a signal interrupts acts for
-    all of its waits in this process. A SchedulerError is no interruption: the wait has ended, or cannot go on.
+    all of its waits in this process. Other errors are no interruption: the jobs are left as they are.
+
+    Args:
+        client: cancels.
+        handles: the jobs; more may be added until the end.
+        root_id: the flow run around all others, which they belong to.
+        late: a submission of theirs may be under way still.
     """
-    key = _HELD.take(client, handles, flow_run_id)
+    key = _HELD.take(client, handles, root_id)
     try:
         yield
-    except SchedulerError:
-        raise
     except BaseException as error:
-        _end_held(key, error)
+        _end(_claimed(key, error), late)
         raise
     finally:
         _HELD.leave(key)
@@ -122,60 +133,83 @@ def cancelling(client: JobClientLike, handles: Sequence[JobHandle], flow_run_id:
 
 @asynccontextmanager
 async def acancelling(
-    client: JobClientLike, handles: Sequence[JobHandle], flow_run_id: str = ""
+    client: JobClientLike, handles: Sequence[JobHandle], root_id: str = "", *, late: bool = False
 ) -> AsyncIterator[None]:
     """As :func:`cancelling`, in an event loop, which goes on while the jobs are cancelled."""
-    key = _HELD.take(client, handles, flow_run_id)
+    key = _HELD.take(client, handles, root_id)
     try:
         yield
-    except SchedulerError:
-        raise
     except BaseException as error:
-        await asyncio.shield(asyncio.to_thread(_end_held, key, error))
+        if claimed := _claimed(key, error):
+            await _whole(asyncio.ensure_future(asyncio.to_thread(_end, claimed, late)))
         raise
     finally:
         _HELD.leave(key)
 
 
-async def asubmitting(
-    client: JobClientLike, flow_run_id: str, submit: Callable[[], T], handles_of: Callable[[T], Sequence[JobHandle]]
-) -> T:
+async def asubmitting(client: JobClientLike, root_id: str, submit: Callable[[], T], handles: Sequence[JobHandle]) -> T:
     """Submit in a thread. If that is interrupted it is let to its end, and what it has submitted is cancelled."""
-    submitted: list[JobHandle] = []
-    async with acancelling(client, submitted, flow_run_id):
+    async with acancelling(client, handles, root_id, late=True):
         task = asyncio.ensure_future(asyncio.to_thread(submit))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            try:
-                submitted.extend(handles_of(await task))
-            except SchedulerError as error:
-                log.debug("Nothing was submitted: %s", error)
+            await _whole(task)
             raise
 
 
-def _end_held(key: int, error: BaseException) -> None:
+async def _whole(task: asyncio.Future[Any]) -> None:
+    """Wait for something's end, however often the waiting task is cancelled."""
+    while not task.done():
+        try:
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait({task})
+        except asyncio.CancelledError:
+            continue
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.debug("It came to nothing: %s", error)
+
+
+def _claimed(key: int, error: BaseException) -> Claimed:
+    """What is to be cancelled because of an error: nothing, unless it is an interruption."""
+    if isinstance(error, SchedulerError) or (
+        isinstance(error, Exception) and not isinstance(error, (TimeoutError, CancelledRun))
+    ):
+        return []
     is_signal = isinstance(error, (KeyboardInterrupt, SystemExit, ExternalSignal))
-    for client, job_ids in _HELD.claim(key, all_of_flow=is_signal):
+    return _HELD.claim(key, all_of_flow=is_signal)
+
+
+def _end(claimed: Claimed, late: bool) -> None:
+    for client, job_ids in claimed:
         if job_ids:
-            _ENDING.end(client, job_ids)
+            _ENDING.end(client, job_ids, late=late)
 
 
-def _request_end(client: JobClientLike, job_ids: Collection[str]) -> None:
-    """Cancel jobs as far as that can be done now; what cannot is told of, never raised."""
+def _request_end(client: JobClientLike, asked: Mapping[str, bool]) -> None:
+    """Cancel jobs as far as that can be done now; what cannot is told of, never raised.
+
+    A job that does not exist may be on its way to AWS: it is cancelled when it comes, within some seconds.
+    """
+    left, more = list(asked), _LATE_TRIES
     try:
-        if len(job_ids) > 100:
-            client.request_cancel(job_ids)  # There may be no time for the answers.
-        refused = [one for one in client.cancel_many(job_ids) if one.error is not None]
+        if len(left) > 100:
+            client.request_cancel(left)  # There may be no time for the answers.
+        while left:
+            refused = [one for one in client.cancel_many(left) if one.error is not None]
+            left = [one.job_id for one in refused if isinstance(one.error, JobNotFound) and asked[one.job_id]]
+            for one in [one for one in refused if not isinstance(one.error, JobNotFound)][:3]:
+                log.warning("Job %s could not be cancelled: %s", one.job_id, one.error)
+            if not left or not more or len(asked) > 100:
+                return
+            more -= 1
+            time.sleep(1)
     except SchedulerError as error:
-        log.warning("%d jobs could not be cancelled: %s", len(job_ids), error)
-        return
-    for one in refused[:3]:
-        log.warning("Job %s could not be cancelled: %s", one.job_id, one.error)
+        log.warning("%d jobs could not be cancelled: %s", len(left), error)
 
 
 def cancel_live_jobs(client: JobClientLike, flow_run_id: str) -> list[str]:
-    """Cancel what a flow run has submitted and what has not ended; the jobs' ids.
+    """Cancel what a flow run, and the flow runs within it, have submitted and what has not ended; the jobs' ids.
 
     One Query a page for each of the 4 shards of the queued and of the live jobs, and one Lambda call for 100 jobs.
 
@@ -189,16 +223,18 @@ def cancel_live_jobs(client: JobClientLike, flow_run_id: str) -> list[str]:
     return job_ids
 
 
-def cancel_jobs(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+def cancel_jobs(
+    flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any], *, scheduler: ServerlessScheduler | str | None = None
+) -> None:
     """A hook for flows that run elsewhere than in this package's work pool: cancels what the flow run has submitted.
 
     ::
 
-        @flow(on_cancellation=[cancel_jobs], on_crashed=[cancel_jobs])
+        hook = functools.partial(cancel_jobs, scheduler="sim")  # or a block; by default that of SCHED_SCHEDULER
 
-    The scheduler is that of ``SCHED_SCHEDULER``.
+        @flow(on_cancellation=[hook], on_crashed=[hook])
     """
     from sched_plugins.prefect.blocks.scheduler import as_scheduler
 
-    job_ids = cancel_live_jobs(as_scheduler().client(), str(flow_run.id))
+    job_ids = cancel_live_jobs(as_scheduler(scheduler).client(), str(flow_run.id))
     log.info("Flow run %s of %s is %s: cancelled %d jobs", flow_run.name, flow.name, state.type.value, len(job_ids))

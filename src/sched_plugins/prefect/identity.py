@@ -1,17 +1,21 @@
 """Who the job of a call is: the same when Prefect runs the call again, another for every other call.
 
-The job id is ``prefect/<flow run id>/<task>/<number>``: this is the n-th call of that task in this try of the flow
-run. A retry of the flow, also in another process, comes to the same number for the same call. (Prefect's own dynamic
-key does not: for a task that runs locally it is random.) Where calls run concurrently their order decides, so mapped
-calls should name a ``job_key`` each: then it is ``prefect/<flow run id>/<job key>``. Outside flows it is the task run's
-own id. What an execution has to do about the job says :func:`sched_plugins.client.identity.decide`.
+The job id is ``prefect/<flow run id>/<task>/<content>/<number>``: the n-th call of that task with that content (what
+the job does) in this try of the flow run. A retry of the flow or of a task, also in another process, comes to the same
+id for the same call, in whatever order concurrent calls come; and a call that asks for something else never takes its
+result. (Prefect's own dynamic key does not serve: for a task that runs locally it is random.) With a ``job_key`` the id
+is ``prefect/<flow run id>/<job key>``, and other content is refused. Outside flows the task run's own id stands in.
+
+What an execution has to do about the job says :func:`sched_plugins.client.identity.decide`.
 """
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import uuid4
@@ -22,10 +26,13 @@ from sched_plugins.core.names import clip
 from sched_plugins.errors import InvalidInput
 
 PREFIX: Final = "prefect"
-_CLAIMED: dict[tuple[str, str, str], str] = {}
+CONTENT_TAG: Final = "prefect_content"
+"""The job's tag that tells the content for which it was submitted."""
+PARENT: ContextVar[tuple[str, int] | None] = ContextVar("sched_parent", default=None)
+"""The task run within which a task of this package was called, and its try; None where nobody has told."""
 _LOCK = threading.Lock()
-_REMEMBERED: Final = 100_000
-"""Job keys of which a process knows who uses them; more are forgotten, the oldest first."""
+_SHOWN: Final = 12
+"""Hex digits of a content in job ids: 48 bits, among the calls of one flow run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +42,13 @@ class CallIdentity:
     flow_run_id: str
     """Empty outside a flow run."""
     parts: tuple[str, ...]
-    """The job key, or the task and the number of the call."""
-    explicit: bool = False
+    """The job key; or the task, the content and the number of the call."""
+    content: str = ""
+    """A digest of what the job does."""
+    is_named: bool = False
     """Whether the user named the job key."""
-    run_count: int = 0
-    """Which try of the flow run this is. It is no part of who the job is."""
-    caller: str = field(default="", compare=False)
-    """The task run's key, for telling two calls apart that name the same job key."""
+    group_id: str = field(default="", compare=False)
+    """What all jobs of a flow run, and of the flow runs within it, have in common."""
     labels: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
     @property
@@ -56,80 +63,140 @@ class CallIdentity:
         return digest(PREFIX, self.flow_run_id, *self.parts)
 
     @property
-    def group_id(self) -> str:
-        """What all jobs of a flow run have in common."""
-        return group_id(self.flow_run_id) if self.flow_run_id else ""
-
-    @property
     def tags(self) -> dict[str, str]:
-        """Who started the job, for those who look at it."""
-        return dict(self.labels)
-
-    def numbered(self, number: int) -> CallIdentity:
-        """One of the jobs of a batch."""
-        return CallIdentity(self.flow_run_id, (*self.parts, f"{number:06d}"), self.explicit, labels=self.labels)
-
-    def part(self, name: str) -> CallIdentity:
-        """A job beside others of the same call."""
-        return CallIdentity(self.flow_run_id, (*self.parts, name), self.explicit, labels=self.labels)
-
-    @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Refuse a job key that another call of the same try of the flow run uses.
-
-        Raises:
-            InvalidInput: names the key.
-        """
-        if self.explicit and self.flow_run_id:
-            key = (self.flow_run_id, str(self.run_count), "/".join(self.parts))
-            with _LOCK:
-                owner = _CLAIMED.setdefault(key, self.caller)
-                while len(_CLAIMED) > _REMEMBERED:
-                    del _CLAIMED[next(iter(_CLAIMED))]
-            if owner != self.caller:
-                raise InvalidInput(
-                    f"job_key {self.parts[0]!r} is used by two calls of this flow run ({owner} and {self.caller}); "
-                    "give each a key of its own, say with what it is mapped over in it"
-                )
-        yield
+        """Who started the job, for those who look at it, and for which content."""
+        return {**dict(self.labels), CONTENT_TAG: self.content}
 
 
 def group_id(flow_run_id: str) -> str:
-    """The group of the jobs of a flow run."""
+    """The group of the jobs of a flow run, which is no part of another one."""
     return f"{PREFIX}-{flow_run_id}"
 
 
-def current_identity(job_key: str | None) -> CallIdentity:
-    """Who the job of the present call is.
+def content_digest(content: Any) -> str:
+    """A digest of what a job does."""
+    return digest(json.dumps(content, sort_keys=True, default=str, ensure_ascii=False))
+
+
+class Caller:
+    """The present call of a task: gives its jobs their identities.
+
+    Args:
+        job_key: who the job is, where the user has named it.
 
     Raises:
-        InvalidInput: the job key cannot be one.
+        InvalidInput: the job key cannot be one, or names a job outside flows and tasks.
     """
-    from prefect.context import FlowRunContext, TaskRunContext
 
-    if job_key is not None and (not isinstance(job_key, str) or not job_key.strip()):
-        raise InvalidInput(f"job_key is {job_key!r}; give a text that is not empty, or leave it out")
-    task, flow = TaskRunContext.get(), FlowRunContext.get()
-    run: Any = task.task_run if task else None
-    flow_run: Any = flow.flow_run if flow else None
-    flow_run_id = str((run and run.flow_run_id) or (flow_run and flow_run.id) or "")
-    name = _task_name(run) if run else ""
-    number = _number(flow, run, name) if flow is not None and flow_run_id and run else ""
-    caller = f"{name}/{number}" if run else "the flow itself"
-    labels = {
-        "prefect_flow_run_id": flow_run_id,
-        "prefect_flow_run_name": getattr(flow_run, "name", "") or "",
-        "prefect_flow_name": getattr(getattr(flow, "flow", None), "name", "") or "",
-        "prefect_task_run_id": str(run.id) if run else "",
-        "prefect_task_name": getattr(getattr(task, "task", None), "name", "") or "",
-    }
-    told = tuple((label, clip(str(value), 200)) for label, value in labels.items() if value)
-    count = int(getattr(flow_run, "run_count", 0) or 0)
-    if job_key is not None:
-        return CallIdentity(flow_run_id, (job_key,), True, count, caller, told)
-    if run is None:
-        return CallIdentity(flow_run_id, ("call", uuid4().hex), False, count, caller, told)
-    return CallIdentity(flow_run_id, (name, number or str(run.id)), False, count, caller, told)
+    def __init__(self, job_key: str | None = None) -> None:
+        from prefect.context import FlowRunContext, TaskRunContext
+
+        if job_key is not None and (not isinstance(job_key, str) or not job_key.strip()):
+            raise InvalidInput(f"job_key is {job_key!r}; give a text that is not empty, or leave it out")
+        task, flow = TaskRunContext.get(), FlowRunContext.get()
+        run: Any = task.task_run if task else None
+        flow_run: Any = flow.flow_run if flow else None
+        self.flow_run_id = str((run and run.flow_run_id) or (flow_run and flow_run.id) or "")
+        if job_key is not None and not self.flow_run_id and run is None:
+            raise InvalidInput(f"job_key {job_key!r} names a job within a flow run, and this is none; leave it out")
+        self._key = job_key
+        self._run_id = str(run.id) if run else uuid4().hex
+        self._task = _task_name(run) if run else "call"
+        self._parent, self._try = PARENT.get() or _parent_of(run)
+        # Where no other call of the flow run is known, a call is known by its task run, or by that around it.
+        alone = not self.flow_run_id or flow is None or bool(getattr(flow, "detached", False))
+        self._scope = () if not alone else (self._parent if self._parent and self.flow_run_id else self._run_id,)
+        self._counters: dict[str, Any] = {} if flow is None else flow.task_run_dynamic_keys
+        self.root_id = _root_id(flow, self.flow_run_id)
+        labels = {
+            "prefect_flow_run_id": self.flow_run_id,
+            "prefect_flow_run_name": getattr(flow_run, "name", "") or "",
+            "prefect_flow_name": getattr(getattr(flow, "flow", None), "name", "") or "",
+            "prefect_task_run_id": str(run.id) if run else "",
+            "prefect_task_name": getattr(getattr(task, "task", None), "name", "") or "",
+        }
+        self._labels = tuple((label, clip(str(value), 200)) for label, value in labels.items() if value)
+
+    def identity(self, content: Mapping[str, Any]) -> CallIdentity:
+        """Of the call's one job.
+
+        Raises:
+            InvalidInput: another call of this try of the flow run has the same job key.
+        """
+        told = content_digest(content)
+        if self._key is not None:
+            self._claim(self._key)
+            return self._identity((*self._scope, self._key), told)
+        number = self._number(self._task, told)
+        return self._identity((*self._scope, self._task, told[:_SHOWN], str(number)), told)
+
+    def batch(self, contents: Sequence[Mapping[str, Any]]) -> list[CallIdentity]:
+        """Of the call's jobs, which a retry may give in another order, or not all of them.
+
+        Raises: as :meth:`identity`.
+        """
+        told = [content_digest(content) for content in contents]
+        if self._key is not None:
+            self._claim(self._key)
+            head: tuple[str, ...] = (*self._scope, self._key)
+        else:
+            head = (*self._scope, self._task, str(self._number(self._task, "batch")))
+        seen: Counter[str] = Counter()
+        found = []
+        for one in told:
+            found.append(self._identity((*head, one[:_SHOWN], str(seen[one])), one))
+            seen[one] += 1
+        return found
+
+    def unique(self, content: Mapping[str, Any]) -> CallIdentity:
+        """Of a job that is another one whenever it is asked for."""
+        return self._identity((*self._scope, self._task, uuid4().hex), content_digest(content))
+
+    def _identity(self, parts: tuple[str, ...], content: str) -> CallIdentity:
+        group = group_id(self.root_id) if self.root_id else ""
+        return CallIdentity(self.flow_run_id, parts, content, self._key is not None, group, self._labels)
+
+    def _claim(self, key: str) -> None:
+        if self._number("key", key):
+            raise InvalidInput(
+                f"job_key {key!r} is used by two calls of this flow run; give each a key of its own, say with what it "
+                "is mapped over in it"
+            )
+
+    def _number(self, *what: str) -> int:
+        """Which call of that kind this is in this try of the flow run; the same for each retry of it.
+
+        A retry of this very task run is known by its id; one of the task around it by how many calls of the kind that
+        has made in its present try. It is kept in Prefect's context of the try, beside Prefect's own counters.
+        """
+        kind = "\x1f".join(what)
+        mine = f"sched/run/{self._run_id}/{kind}"
+        with _LOCK:
+            counters = self._counters
+            if mine not in counters:
+                made = f"sched/made/{self._parent}/{self._try}/{kind}"
+                nth = counters.get(made, 0)
+                counters[made] = nth + 1
+                place = f"sched/place/{self._parent}/{nth}/{kind}"
+                if place not in counters:
+                    counters[place] = counters.get(f"sched/next/{kind}", 0)
+                    counters[f"sched/next/{kind}"] = counters[place] + 1
+                counters[mine] = counters[place]
+            return int(counters[mine])
+
+
+def parent() -> tuple[str, int]:
+    """The task run around a call that is about to be made, and its try."""
+    from prefect.context import TaskRunContext
+
+    task = TaskRunContext.get()
+    return (str(task.task_run.id), int(task.task_run.run_count)) if task else ("", 0)
+
+
+def _parent_of(run: Any) -> tuple[str, int]:
+    """The task run around a task run, as far as Prefect tells."""
+    parents = (getattr(run, "task_inputs", None) or {}).get("__parents__") or ()
+    return next(((str(one.id), 0) for one in parents), ("", 0))
 
 
 def _task_name(run: Any) -> str:
@@ -138,17 +205,17 @@ def _task_name(run: Any) -> str:
     return name or str(run.task_key)
 
 
-def _number(flow: Any, run: Any, name: str) -> str:
-    """Which call of the task this is in this try of the flow run; the same for each retry of the task run.
+def _root_id(flow: Any, flow_run_id: str) -> str:
+    """The flow run around all others; asked of Prefect once in a flow run that has another around it."""
+    flow_run = getattr(flow, "flow_run", None)
+    if flow_run is None or flow_run.parent_task_run_id is None:
+        return flow_run_id
+    counters = flow.task_run_dynamic_keys
+    if "sched/root" not in counters:
+        from prefect.runtime import flow_run as runtime
 
-    It is kept in Prefect's context of that try, beside Prefect's own counters.
-    """
-    if getattr(flow, "detached", False):
-        return ""  # In a process of its own, where the other calls are not known.
-    counters: dict[str, Any] = flow.task_run_dynamic_keys
-    mine, next_ = f"sched/{run.id}", f"sched/{name}"
-    with _LOCK:
-        if mine not in counters:
-            counters[mine] = counters.get(next_, 0)
-            counters[next_] = counters[mine] + 1
-        return str(counters[mine])
+        try:
+            counters["sched/root"] = str(runtime.root_flow_run_id)
+        except Exception:  # noqa: BLE001 - whatever Prefect's server says: then they are found by their own flow run
+            return flow_run_id
+    return str(counters["sched/root"])

@@ -30,13 +30,13 @@ def interruption() -> Callable[[], bool] | None:
 
 
 def _breaks_off(frame: FrameType | None) -> bool:
-    """Whether a thread is ending a task runner because of a signal, which are no ``Exception``."""
+    """Whether a thread is ending a task runner because of a signal (no ``Exception``), or of the flow's timeout."""
     while frame is not None:
         if frame.f_code.co_name == "cancel_all_tasks":
             return True
         if frame.f_code.co_name == "__exit__" and "exc_type" in frame.f_locals:
             kind = frame.f_locals["exc_type"]
-            if isinstance(kind, type) and not issubclass(kind, Exception):
+            if isinstance(kind, type) and (not issubclass(kind, Exception) or issubclass(kind, TimeoutError)):
                 return True
         frame = frame.f_back
     return False

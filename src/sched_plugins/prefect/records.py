@@ -17,6 +17,7 @@ class JobHandle(BaseModel):
 
     job_id: str
     run_id: str = Field(default="", description="The run; empty for whichever the job's record shows.")
+    scheduler: str = Field(default="", description="Stack name of its scheduler, for who names none.")
 
     @property
     def run(self) -> Run:
@@ -44,6 +45,8 @@ class JobResult(BaseModel):
     stderr_uri: str = ""
     metrics: dict[str, Any] = Field(default_factory=dict)
     tags: dict[str, str] = Field(default_factory=dict)
+    scheduler: str = ""
+    """Stack name of its scheduler."""
     submitted_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -56,10 +59,10 @@ class JobResult(BaseModel):
     @property
     def handle(self) -> JobHandle:
         """The run that this tells of."""
-        return JobHandle(job_id=self.job_id, run_id=self.run_id)
+        return JobHandle(job_id=self.job_id, run_id=self.run_id, scheduler=self.scheduler)
 
     @classmethod
-    def of(cls, job: Job) -> JobResult:
+    def of(cls, job: Job, scheduler: str = "") -> JobResult:
         """What a record tells."""
         return cls(
             job_id=job.job_id,
@@ -75,6 +78,7 @@ class JobResult(BaseModel):
             stderr_uri=job.stderr_uri,
             metrics=dict(job.metrics),
             tags=dict(job.spec.tags),
+            scheduler=scheduler,
             submitted_at=job.submitted_at,
             started_at=job.started_at,
             finished_at=job.finished_at,

@@ -10,7 +10,7 @@ from sched_plugins.client import EnvironmentClient, Job, Run, SchedulerClient, S
 from sched_plugins.client.identity import Decision, Step, decide, is_ending
 from sched_plugins.core import names
 from sched_plugins.errors import Busy, Conflict, InvalidInput, InvalidJob, JobNotFound, Throttled, Unknown
-from sched_plugins.prefect.identity import CallIdentity
+from sched_plugins.prefect.identity import CONTENT_TAG, CallIdentity
 from sched_plugins.prefect.records import JobHandle
 
 JobClientLike = SchedulerClient | EnvironmentClient
@@ -44,19 +44,30 @@ def job_fields(job: Any, where: str = "job") -> dict[str, Any]:
 
 
 def labelled(fields: Mapping[str, Any], identity: CallIdentity) -> dict[str, Any]:
-    """A job's fields with its id, and with the flow run's group and labels where it names none of its own."""
+    """A job's fields with its id, and with the flow run's group and labels."""
+    check_free(fields, in_flow=bool(identity.group_id))
+    group = {"group_id": identity.group_id} if identity.group_id else {}
+    return {**fields, **group, "tags": {**(fields.get("tags") or {}), **identity.tags}, "job_id": identity.job_id}
+
+
+def check_free(fields: Mapping[str, Any], *, in_flow: bool) -> None:
+    """Refuse fields that are not the user's to set.
+
+    Raises:
+        InvalidJob: names the field and what to use instead.
+    """
     if "job_id" in fields:
         raise InvalidJob("job_id: follows from the flow run; name the job with job_key instead")
-    group = {"group_id": identity.group_id} if identity.group_id else {}
-    tags = {**identity.tags, **(fields.get("tags") or {})}
-    return {**group, **fields, "tags": tags, "job_id": identity.job_id}
+    if in_flow and fields.get("group_id"):
+        raise InvalidJob(
+            "group_id: is that of the flow run, by which its jobs are found when it is cancelled; use tags"
+        )
 
 
 def submit_one(
     client: JobClientLike,
     identity: CallIdentity,
     submit: Callable[[str], Submitted],
-    is_same: Callable[[Job], bool] = lambda _: True,
     say: Callable[[str], None] = lambda _: None,
 ) -> JobHandle:
     """Submit a job unless a run of it is live or has succeeded; what to wait for.
@@ -65,7 +76,6 @@ def submit_one(
         client: reads the job.
         identity: who the job is.
         submit: submits it under a run id.
-        is_same: whether a job that is found under an explicit key is what was asked for.
         say: told in words of what was found or done.
 
     Raises:
@@ -73,42 +83,42 @@ def submit_one(
         InvalidInput: the job key belongs to another job of this flow run.
         SchedulerError: the job was refused.
     """
-    with identity.claimed():
-        job_id = identity.job_id
-        decision, record = _decided(client, identity)
-        if decision.step in (Step.TAKE, Step.ATTACH):
-            if identity.explicit and record is not None and not is_same(record):
-                raise InvalidInput(
-                    f"job_key {identity.parts[0]!r} of this flow run has a job that is {record.status} and does "
-                    "something else; give the new job a key of its own"
-                )
-            say(f"{'has succeeded already' if decision.step is Step.TAKE else 'is live: waiting for it'} ({job_id})")
-            return JobHandle(job_id=job_id, run_id=decision.run_id)
-        try:
-            submitted = submit(decision.run_id)
-        except UNCERTAIN:
-            found = decide(job_id, identity.digest, _record(client, job_id))
-            if found.step not in (Step.ATTACH, Step.TAKE):
-                raise
-            return JobHandle(job_id=job_id, run_id=found.run_id)
-        return JobHandle(job_id=job_id, run_id=submitted.run_id)
+    job_id = identity.job_id
+    decision, record = _decided(client, identity)
+    if decision.step in (Step.TAKE, Step.ATTACH):
+        if record is not None and record.spec.tags.get(CONTENT_TAG, identity.content) != identity.content:
+            raise InvalidInput(
+                f"job_key {identity.parts[-1]!r} of this flow run has a job that is {record.status} and does something "
+                "else; give the new job a key of its own"
+            )
+        say(f"{'has succeeded already' if decision.step is Step.TAKE else 'is live: waiting for it'} ({job_id})")
+        return handle_of(client, job_id, decision.run_id)
+    try:
+        submitted = submit(decision.run_id)
+    except UNCERTAIN:
+        found = decide(job_id, identity.digest, _record(client, job_id))
+        if found.step not in (Step.ATTACH, Step.TAKE):
+            raise
+        return handle_of(client, job_id, found.run_id)
+    return handle_of(client, job_id, submitted.run_id)
+
+
+def handle_of(client: JobClientLike, job_id: str, run_id: str = "") -> JobHandle:
+    """A handle that knows its scheduler."""
+    return JobHandle(job_id=job_id, run_id=run_id, scheduler=client.scheduler)
 
 
 def submit_job_to(
     client: JobClientLike,
     identity: CallIdentity,
-    job: JobLike,
+    fields: Mapping[str, Any],
     *,
     queue: str = "",
     say: Callable[[str], None] = lambda _: None,
 ) -> JobHandle:
     """Submit one job; as :func:`submit_one`."""
-    fields = labelled(job_fields(job), identity)
-
-    def is_same(record: Job) -> bool:
-        return list(record.spec.commands) == list(fields.get("commands", ()))
-
-    return submit_one(client, identity, lambda run_id: client.submit(fields, run_id=run_id, queue=queue), is_same, say)
+    told = labelled(fields, identity)
+    return submit_one(client, identity, lambda run_id: client.submit(told, run_id=run_id, queue=queue), say)
 
 
 def tell_unserved(client: JobClientLike, queue: str, warn: Callable[[str], None]) -> None:
@@ -131,12 +141,24 @@ class BatchSubmission:
     """How many were sent now; the others were live or had succeeded."""
 
 
+def batch_fields(jobs: Any, common: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The fields of each job of a batch.
+
+    Raises:
+        InvalidJob: it is no list of jobs, or one of them cannot be.
+    """
+    if isinstance(jobs, (str, Mapping)) or not isinstance(jobs, Sequence):
+        raise InvalidJob(f"jobs is {str(jobs)[:80]!r} ({type(jobs).__name__}); give a list of jobs")
+    if not jobs:
+        raise InvalidJob("jobs is empty; give at least one job")
+    return [{**dict(common or {}), **job_fields(job, f"jobs[{number}]")} for number, job in enumerate(jobs)]
+
+
 def submit_batch(
     client: JobClientLike,
-    identity: CallIdentity,
-    jobs: Sequence[JobLike],
+    each: Sequence[CallIdentity],
+    fields: Sequence[Mapping[str, Any]],
     *,
-    common: Mapping[str, Any] | None = None,
     queue: str = "",
     on_decided: Callable[[Sequence[JobHandle]], None] = lambda _: None,
 ) -> BatchSubmission:
@@ -144,9 +166,8 @@ def submit_batch(
 
     Args:
         client: whose functions submit.
-        identity: of the call.
-        jobs: the jobs.
-        common: fields of every job.
+        each: who they are.
+        fields: of each.
         queue: instead of the client's own.
         on_decided: told of all runs before the first is sent, so that an interruption can cancel them.
 
@@ -154,33 +175,24 @@ def submit_batch(
         InvalidJob: one of them cannot be; nothing was sent.
         SchedulerError: all were refused: the first one's reason.
     """
-    if isinstance(jobs, (str, Mapping)) or not isinstance(jobs, Sequence):
-        raise InvalidJob(f"jobs is {str(jobs)[:80]!r} ({type(jobs).__name__}); give a list of jobs")
-    if not jobs:
-        raise InvalidJob("jobs is empty; give at least one job")
-    with identity.claimed():
-        each = [identity.numbered(number) for number in range(len(jobs))]
-        fields = [
-            labelled({**dict(common or {}), **job_fields(job, f"jobs[{number}]")}, one)
-            for number, (job, one) in enumerate(zip(jobs, each, strict=True))
-        ]
-        known = _known(client, each)
-        decisions = [decide(one.job_id, one.digest, known.get(one.job_id)) for one in each]
-        handles = [JobHandle(job_id=one.job_id, run_id=done.run_id) for one, done in zip(each, decisions, strict=True)]
-        on_decided(handles)
-        chosen = [number for number, decision in enumerate(decisions) if decision.step is Step.SUBMIT]
-        answers = client.submit_many(
-            [fields[number] for number in chosen],
-            run_ids=[decisions[number].run_id for number in chosen],
-            queue=queue,
-            known=known,
-        )
-        answers = _found(client, {one.job_id: one for one in each}, answers)
+    specs = [labelled(one, identity) for one, identity in zip(fields, each, strict=True)]
+    known = _known(client, each)
+    decisions = [decide(one.job_id, one.digest, known.get(one.job_id)) for one in each]
+    handles = [handle_of(client, one.job_id, done.run_id) for one, done in zip(each, decisions, strict=True)]
+    on_decided(handles)
+    chosen = [number for number, decision in enumerate(decisions) if decision.step is Step.SUBMIT]
+    answers = client.submit_many(
+        [specs[number] for number in chosen],
+        run_ids=[decisions[number].run_id for number in chosen],
+        queue=queue,
+        known=known,
+    )
+    answers = _found(client, {one.job_id: one for one in each}, answers)
     refused = {answer.job_id: str(answer.error) for answer in answers if answer.error is not None}
-    if answers and len(refused) == len(jobs) and answers[0].error is not None:
+    if answers and len(refused) == len(specs) and answers[0].error is not None:
         raise answers[0].error
     for number, answer in zip(chosen, answers, strict=True):
-        handles[number] = JobHandle(job_id=answer.job_id, run_id=answer.run_id)
+        handles[number] = handle_of(client, answer.job_id, answer.run_id)
     return BatchSubmission(tuple(handles), refused, len(answers) - len(refused))
 
 

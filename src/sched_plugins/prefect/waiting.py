@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
@@ -31,7 +32,7 @@ def wait_each(
     handles: Sequence[JobHandle],
     *,
     timeout: float | None = None,
-    flow_run_id: str = "",
+    root_id: str = "",
     cancel: bool = True,
     on_change: OnChange | None = None,
     on_end: OnEnd = lambda _: None,
@@ -42,7 +43,7 @@ def wait_each(
         client: the client.
         handles: the runs.
         timeout: seconds; without end by default.
-        flow_run_id: whose jobs they are: an interruption ends the waits of that flow run together.
+        root_id: the flow run around all others, which they belong to: a signal ends all of its waits together.
         cancel: whether an interruption of the wait cancels the jobs.
         on_change: told of each change of a job that was seen, in another thread.
         on_end: told of each end, in this one.
@@ -54,8 +55,10 @@ def wait_each(
         CancelledRun: the flow was broken off.
     """
     watch, ended, is_broken_off = shared_watch(client), {}, interruption()
+    # A signal wakes the main thread alone; what else interrupts a thread waits for its next step.
+    step = None if threading.current_thread() is threading.main_thread() else _LOOK_UP
     deadline = None if timeout is None else monotonic() + timeout
-    with cancelling(client, handles if cancel else (), flow_run_id):
+    with cancelling(client, handles if cancel else (), root_id):
         open_ = {watch.follow(run, on_change): run for run in _runs(handles)}
         # Not ``concurrent.futures.wait``, which looks at all of them whenever one has ended.
         done: SimpleQueue[Future[Ended]] = SimpleQueue()
@@ -64,7 +67,7 @@ def wait_each(
         try:
             while open_:
                 left = None if deadline is None else max(0.0, deadline - monotonic())
-                for future in _taken(done, left if is_broken_off is None else min(left or _LOOK_UP, _LOOK_UP)):
+                for future in _taken(done, step if left is None else min(left, step or left)):
                     del open_[future]
                     job = result(future.result())
                     ended[job.job_id] = job
@@ -83,14 +86,14 @@ async def await_each(
     handles: Sequence[JobHandle],
     *,
     timeout: float | None = None,
-    flow_run_id: str = "",
+    root_id: str = "",
     cancel: bool = True,
     on_change: OnChange | None = None,
     on_end: OnEnd = lambda _: None,
 ) -> dict[str, Job]:
     """As :func:`wait_each`, in an event loop."""
     watch, ended = shared_watch(client), {}
-    async with acancelling(client, handles if cancel else (), flow_run_id):
+    async with acancelling(client, handles if cancel else (), root_id):
         open_ = {watch.follow(run, on_change): run for run in _runs(handles)}
         try:
             async with asyncio.timeout(timeout):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any, ClassVar
-from uuid import uuid4
 
 from prefect.blocks.abstract import JobBlock, JobRun
 from pydantic import Field, HttpUrl, model_validator
@@ -13,7 +12,7 @@ from sched_plugins.client import Job
 from sched_plugins.client.submission import job_entry
 from sched_plugins.errors import InvalidJob
 from sched_plugins.prefect.blocks.scheduler import LOGO, ServerlessScheduler
-from sched_plugins.prefect.identity import CallIdentity, current_identity
+from sched_plugins.prefect.identity import Caller, CallIdentity
 from sched_plugins.prefect.output import tell_change, tell_output
 from sched_plugins.prefect.records import JobHandle, JobResult
 from sched_plugins.prefect.submission import submit_job_to
@@ -60,7 +59,7 @@ class SchedulerJob(JobBlock[JobResult]):
 
     async def atrigger(self, job_key: str | None = None) -> SchedulerJobRun:
         """As :meth:`trigger`, for async code."""
-        identity = _identity(job_key)
+        identity = self._identity(job_key)
         return await asyncio.to_thread(self._triggered, identity)
 
     def trigger(self, job_key: str | None = None) -> SchedulerJobRun:  # type: ignore[override]
@@ -70,9 +69,14 @@ class SchedulerJob(JobBlock[JobResult]):
         call submits a job.
 
         Raises:
+            InvalidInput: a ``job_key`` is named outside flow runs.
             SchedulerError: the job was refused.
         """
-        return self._triggered(_identity(job_key))
+        return self._triggered(self._identity(job_key))
+
+    def _identity(self, job_key: str | None) -> CallIdentity:
+        caller, content = Caller(job_key), {**self.job(), "environment of the call": self.environment}
+        return caller.identity(content) if job_key else caller.unique(content)
 
     def _triggered(self, identity: CallIdentity) -> SchedulerJobRun:
         client = self.scheduler.jobs(self.environment)
@@ -132,8 +136,3 @@ class SchedulerJobRun(JobRun[JobResult]):
     def cancel(self) -> str:
         """Cancel the job; ``cancelled``, ``requested`` or ``ended already``."""
         return self.block.scheduler.jobs(self.block.environment).cancel(self.handle.job_id).outcome
-
-
-def _identity(job_key: str | None) -> CallIdentity:
-    identity = current_identity(job_key)
-    return identity if job_key else identity.part(uuid4().hex)

@@ -127,24 +127,25 @@ def _key(settings: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def as_scheduler(given: Any = None, *, environment: str = "") -> ServerlessScheduler:
-    """The block of whatever names a scheduler: a block, a stack name, or nothing (``SCHED_SCHEDULER``).
+    """The block of whatever names a scheduler: a block, a stack name, an environment, or ``SCHED_SCHEDULER``.
 
     Args:
         given: what the user gave.
-        environment: an environment, whose scheduler it is where nothing names one: one DescribeStacks call.
+        environment: an environment, whose scheduler it is where ``given`` is nothing: one DescribeStacks call.
 
     Raises:
         InvalidInput: nothing names a scheduler, or it is something else.
     """
     if isinstance(given, ServerlessScheduler):
         return given
-    name = given or os.environ.get(SCHEDULER_VARIABLE, "")
+    name = given
     if not name and environment:
         settings = client_settings(None, "", "")
         client: EnvironmentClient = shared(
             ("environment", environment, *_key(settings)), lambda: EnvironmentClient(environment)
         )
         name = client.scheduler
+    name = name or os.environ.get(SCHEDULER_VARIABLE, "")
     if not name:
         raise InvalidInput(
             f"no scheduler is named; give scheduler= a stack name or a ServerlessScheduler block, or set "

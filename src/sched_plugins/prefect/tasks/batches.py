@@ -15,13 +15,20 @@ from sched_plugins.prefect.artifact_keys import check_key
 from sched_plugins.prefect.cancellation import asubmitting, cancelling
 from sched_plugins.prefect.events import emit_job_event
 from sched_plugins.prefect.exceptions import JobRunFailed
-from sched_plugins.prefect.identity import CallIdentity, current_identity
+from sched_plugins.prefect.identity import Caller, CallIdentity
 from sched_plugins.prefect.output import BATCH_STDERR, run_logger, tell_stderr
 from sched_plugins.prefect.progress import BatchProgress
 from sched_plugins.prefect.records import JobHandle, JobResult
-from sched_plugins.prefect.submission import JobClientLike, JobLike, submit_batch, tell_unserved
+from sched_plugins.prefect.submission import (
+    JobClientLike,
+    JobLike,
+    batch_fields,
+    handle_of,
+    submit_batch,
+    tell_unserved,
+)
 from sched_plugins.prefect.tasks.dispatch import aio, dual
-from sched_plugins.prefect.tasks.jobs import HandleLike, SchedulerLike, as_handle, client_of
+from sched_plugins.prefect.tasks.jobs import HandleLike, SchedulerLike, as_handle, client_of, reader_of
 from sched_plugins.prefect.waiting import await_each, wait_each
 
 REFUSED: Final = "REFUSED"
@@ -67,13 +74,10 @@ async def asubmit_jobs(
     job_key: str | None = None,
 ) -> SubmittedJobs:
     """As :func:`submit_jobs`, for async code."""
-    client, identity = await asyncio.to_thread(client_of, scheduler, environment), current_identity(job_key)
-    return await asubmitting(
-        client,
-        identity.flow_run_id,
-        lambda: _submitted(client, identity, jobs, common, queue),
-        lambda submitted: submitted.handles,
-    )
+    caller, client = Caller(job_key), await asyncio.to_thread(client_of, scheduler, environment)
+    fields, each = _identified(caller, jobs, common, environment, queue)
+    own = [handle_of(client, one.job_id) for one in each]
+    return await asubmitting(client, caller.root_id, lambda: _submitted(client, caller, each, fields, queue), own)
 
 
 @dual(asubmit_jobs, name="submit_jobs")
@@ -102,8 +106,9 @@ def submit_jobs(
         InvalidInput: a job cannot be; nothing was submitted.
         SchedulerError: all were refused. Where some are, ``refused`` tells why.
     """
-    client = client_of(scheduler, environment)
-    return _submitted(client, current_identity(job_key), jobs, common, queue)
+    caller, client = Caller(job_key), client_of(scheduler, environment)
+    fields, each = _identified(caller, jobs, common, environment, queue)
+    return _submitted(client, caller, each, fields, queue)
 
 
 @aio(name="wait_for_jobs")
@@ -123,7 +128,7 @@ async def await_for_jobs(
             wait.client,
             wait.open,
             timeout=timeout,
-            flow_run_id=wait.flow_run_id,
+            root_id=wait.root_id,
             cancel=cancel_on_interrupt,
             on_end=wait.counter(told),
         )
@@ -162,24 +167,32 @@ def wait_for_jobs(
             wait.client,
             wait.open,
             timeout=timeout,
-            flow_run_id=wait.flow_run_id,
+            root_id=wait.root_id,
             cancel=cancel_on_interrupt,
             on_end=wait.counter(told),
         )
     return wait.finished(ended)
 
 
+def _identified(
+    caller: Caller, jobs: Sequence[JobLike], common: Mapping[str, Any] | None, environment: str, queue: str
+) -> tuple[list[dict[str, Any]], list[CallIdentity]]:
+    fields = batch_fields(jobs, common)
+    place = {"environment of the call": environment, "queue of the call": queue}
+    return fields, caller.batch([{**one, **place} for one in fields])
+
+
 def _submitted(
     client: JobClientLike,
-    identity: CallIdentity,
-    jobs: Sequence[JobLike],
-    common: Mapping[str, Any] | None,
+    caller: Caller,
+    each: Sequence[CallIdentity],
+    fields: Sequence[Mapping[str, Any]],
     queue: str,
 ) -> SubmittedJobs:
     logger = run_logger()
     decided: list[JobHandle] = []
-    with cancelling(client, decided, identity.flow_run_id):
-        batch = submit_batch(client, identity, jobs, common=common, queue=queue, on_decided=decided.extend)
+    with cancelling(client, decided, caller.root_id, late=True):
+        batch = submit_batch(client, each, fields, queue=queue, on_decided=decided.extend)
     others = len(batch.handles) - batch.submitted - len(batch.refused)
     logger.info(
         "%d jobs: %d submitted, %d live or succeeded already, %d refused",
@@ -202,15 +215,19 @@ class _Wait:
             raise InvalidInput(f"jobs is {jobs!r}; give a list, or use wait_for_job for one job")
         if not isinstance(allowed, int) or allowed < 0:
             raise InvalidInput(f"allowed_failures is {allowed!r}; give a number of jobs, 0 or more")
-        from sched_plugins.prefect.blocks.scheduler import as_scheduler
-
-        self.client: JobClientLike = as_scheduler(scheduler).client()
-        self.handles = list(jobs.handles) if isinstance(jobs, SubmittedJobs) else [as_handle(job) for job in jobs]
+        given = jobs.handles if isinstance(jobs, SubmittedJobs) else [as_handle(job) for job in jobs]
+        self.handles = list(dict.fromkeys(given))
         self.refused = jobs.refused if isinstance(jobs, SubmittedJobs) else {}
         if not self.handles:
             raise InvalidInput("jobs is empty; give at least one job to wait for")
+        known = {handle.scheduler for handle in self.handles if handle.scheduler}
+        if scheduler is None and len(known) > 1:
+            raise InvalidInput(
+                f"the jobs are of several schedulers ({', '.join(sorted(known))}); wait for each's apart"
+            )
+        self.client: JobClientLike = reader_of(scheduler, next(iter(known), ""))
         self.open = [handle for handle in self.handles if handle.job_id not in self.refused]
-        self.flow_run_id = current_identity("wait").flow_run_id
+        self.root_id = Caller().root_id
         self._allowed = allowed
         self._key = check_key(progress) if progress else ""
 
@@ -234,7 +251,7 @@ class _Wait:
                 why = self.refused.get(handle.job_id, "")
                 results.append(JobResult(job_id=handle.job_id, run_id=handle.run_id, status=REFUSED, status_reason=why))
                 continue
-            results.append(JobResult.of(job))
+            results.append(JobResult.of(job, self.client.scheduler))
             emit_job_event(results[-1], scheduler=self.client.scheduler)
         batch = BatchResult(results=results)
         logger.info("%s", ", ".join(f"{number} {status}" for status, number in sorted(batch.counts.items())))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import Task
 from prefect._internal.compatibility.async_dispatch import is_in_async_context
 from prefect.cache_policies import NO_CACHE
+
+from sched_plugins.prefect.identity import PARENT, parent
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,12 +29,65 @@ class DualTask(Task[P, R]):
         """Run the task."""
         if _sync is False or (_sync is None and is_in_async_context()):
             return self.aio(*args, **kwargs)
-        return super().__call__(*args, **kwargs)
+        with _told_of_parent():
+            return super().__call__(*args, **kwargs)
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        """As of a task."""
+        with _told_of_parent():
+            return super().submit(*args, **kwargs)
+
+    def map(self, *args: Any, **kwargs: Any) -> Any:
+        """As of a task."""
+        with _told_of_parent():
+            return super().map(*args, **kwargs)
 
     def with_options(self, *args: Any, **options: Any) -> Any:
         """As of a task; the async form has the same options."""
         plain = super().with_options(*args, **options)
         return as_dual(plain, self.aio.with_options(*args, **options))
+
+
+class AsyncTask(Task[P, R]):
+    """The async form of a task."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task."""
+        return _with_parent(parent(), super().__call__(*args, **kwargs))
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        """As of a task."""
+        with _told_of_parent():
+            return super().submit(*args, **kwargs)
+
+    def map(self, *args: Any, **kwargs: Any) -> Any:
+        """As of a task."""
+        with _told_of_parent():
+            return super().map(*args, **kwargs)
+
+    def with_options(self, *args: Any, **options: Any) -> Any:
+        """As of a task."""
+        plain = super().with_options(*args, **options)
+        plain.__class__ = AsyncTask
+        return plain
+
+
+@contextmanager
+def _told_of_parent() -> Iterator[None]:
+    """Tell the call which task run it is made in: see :mod:`sched_plugins.prefect.identity`."""
+    token = PARENT.set(parent())
+    try:
+        yield
+    finally:
+        PARENT.reset(token)
+
+
+async def _with_parent(around: tuple[str, int], running: Coroutine[Any, Any, Any]) -> Any:
+    token = PARENT.set(around)
+    try:
+        return await running
+    finally:
+        PARENT.reset(token)
 
 
 def as_dual(plain: Task[P, R], aio: Task[P, Any]) -> DualTask[P, R]:
@@ -62,6 +118,6 @@ def aio(**options: Any) -> Callable[[Callable[P, Any]], Task[P, Any]]:
     """Decorate the async form of a task."""
 
     def decorate(fn: Callable[P, Any]) -> Task[P, Any]:
-        return Task(fn, cache_policy=NO_CACHE, **options)
+        return AsyncTask(fn, cache_policy=NO_CACHE, **options)
 
     return decorate

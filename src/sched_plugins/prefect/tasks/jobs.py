@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Literal
 
-from sched_plugins.client import Cancellation, Job, Run
+from sched_plugins.client import Cancellation, Job
 from sched_plugins.client.jobs import checked
 from sched_plugins.client.output import DEFAULT_MAXIMUM
 from sched_plugins.prefect.blocks.scheduler import ServerlessScheduler, as_scheduler
 from sched_plugins.prefect.cancellation import asubmitting, cancelling
 from sched_plugins.prefect.events import emit_job_event
 from sched_plugins.prefect.exceptions import check_succeeded
-from sched_plugins.prefect.identity import CallIdentity, current_identity
+from sched_plugins.prefect.identity import Caller, CallIdentity
 from sched_plugins.prefect.output import run_logger, tell_change, tell_output
 from sched_plugins.prefect.records import JobHandle, JobResult
-from sched_plugins.prefect.submission import JobClientLike, JobLike, submit_job_to, tell_unserved
+from sched_plugins.prefect.submission import JobClientLike, JobLike, handle_of, job_fields, submit_job_to, tell_unserved
 from sched_plugins.prefect.tasks.dispatch import aio, dual
 from sched_plugins.prefect.waiting import await_each, wait_each
 
@@ -35,8 +35,8 @@ async def asubmit_job(
     job_key: str | None = None,
 ) -> JobHandle:
     """As :func:`submit_job`, for async code."""
-    client, identity = await asyncio.to_thread(client_of, scheduler, environment), current_identity(job_key)
-    return await _asubmitted(client, identity, job, queue)
+    caller, client = Caller(job_key), await asyncio.to_thread(client_of, scheduler, environment)
+    return await _asubmitted(client, caller, job, environment, queue)
 
 
 @dual(asubmit_job, name="submit_job")
@@ -65,8 +65,8 @@ def submit_job(
         NotFound: there is no such scheduler, environment or queue.
         JobConflict: a live job has the same id and does something else.
     """
-    client = client_of(scheduler, environment)
-    return _submitted(client, current_identity(job_key), job, queue)
+    caller, client = Caller(job_key), client_of(scheduler, environment)
+    return _submitted(client, caller.root_id, *_identified(caller, job, environment, queue), queue)
 
 
 @aio(name="wait_for_job")
@@ -80,7 +80,8 @@ async def await_for_job(
     max_log_characters: int = DEFAULT_MAXIMUM,
 ) -> JobResult:
     """As :func:`wait_for_job`, for async code."""
-    client, handle = await asyncio.to_thread(lambda: as_scheduler(scheduler).client()), as_handle(job)
+    handle = as_handle(job)
+    client = await asyncio.to_thread(reader_of, scheduler, handle.scheduler)
     return await _awaited(client, handle, timeout, check, cancel_on_interrupt, max_log_characters)
 
 
@@ -111,7 +112,8 @@ def wait_for_job(
         JobWaitTimeout: it had not ended in time; it goes on.
         JobNotFound: there is no such job.
     """
-    client, handle = as_scheduler(scheduler).client(), as_handle(job)
+    handle = as_handle(job)
+    client = reader_of(scheduler, handle.scheduler)
     return _waited(client, handle, timeout, check, cancel_on_interrupt, max_log_characters)
 
 
@@ -129,8 +131,8 @@ async def arun_job(
     max_log_characters: int = DEFAULT_MAXIMUM,
 ) -> JobResult:
     """As :func:`run_job`, for async code."""
-    client, identity = await asyncio.to_thread(client_of, scheduler, environment), current_identity(job_key)
-    handle = await _asubmitted(client, identity, job, queue)
+    caller, client = Caller(job_key), await asyncio.to_thread(client_of, scheduler, environment)
+    handle = await _asubmitted(client, caller, job, environment, queue, cancel_on_interrupt)
     return await _awaited(client, handle, timeout, check, cancel_on_interrupt, max_log_characters)
 
 
@@ -154,9 +156,12 @@ def run_job(
 
     The arguments and errors are those of the two.
     """
-    client = client_of(scheduler, environment)
-    handle = _submitted(client, current_identity(job_key), job, queue)
-    return _waited(client, handle, timeout, check, cancel_on_interrupt, max_log_characters)
+    caller, client = Caller(job_key), client_of(scheduler, environment)
+    identity, fields = _identified(caller, job, environment, queue)
+    own = [handle_of(client, identity.job_id)] if cancel_on_interrupt else []
+    with cancelling(client, own, caller.root_id, late=True):
+        handle = _submitted(client, caller.root_id, identity, fields, queue, cancel_on_interrupt)
+        return _waited(client, handle, timeout, check, cancel_on_interrupt, max_log_characters)
 
 
 @aio(name="cancel_job")
@@ -227,7 +232,7 @@ def finished(client: JobClientLike, job: Job, check: bool, max_log_characters: i
     logger = run_logger()
     tell_change(logger)(job)
     tell_output(client, job, logger, max_log_characters)
-    found = JobResult.of(job)
+    found = JobResult.of(job, client.scheduler)
     emit_job_event(found, scheduler=client.scheduler)
     if check:
         check_succeeded(job)
@@ -239,36 +244,54 @@ def client_of(scheduler: SchedulerLike, environment: str) -> JobClientLike:
     return as_scheduler(scheduler, environment=environment).jobs(environment)
 
 
-def _submitted(client: JobClientLike, identity: CallIdentity, job: JobLike, queue: str) -> JobHandle:
+def reader_of(scheduler: SchedulerLike, known: str = "") -> JobClientLike:
+    """The client that reads a job's scheduler: that which is named, or that of the job's handle."""
+    return as_scheduler(scheduler or known or None).client()
+
+
+def _identified(caller: Caller, job: JobLike, environment: str, queue: str) -> tuple[CallIdentity, dict[str, Any]]:
+    fields = job_fields(job)
+    return caller.identity({**fields, "environment of the call": environment, "queue of the call": queue}), fields
+
+
+def _submitted(
+    client: JobClientLike,
+    root_id: str,
+    identity: CallIdentity,
+    fields: dict[str, Any],
+    queue: str,
+    cancel: bool = True,
+) -> JobHandle:
     logger = run_logger()
-    with cancelling(client, [JobHandle(job_id=identity.job_id)], identity.flow_run_id):
-        handle = submit_job_to(client, identity, job, queue=queue, say=lambda text: logger.info("The job %s", text))
-    tell_unserved(client, queue, logger.warning)
+    with cancelling(client, [handle_of(client, identity.job_id)] if cancel else [], root_id, late=True):
+        handle = submit_job_to(client, identity, fields, queue=queue, say=lambda text: logger.info("The job %s", text))
+        tell_unserved(client, queue, logger.warning)
     return handle
 
 
-async def _asubmitted(client: JobClientLike, identity: CallIdentity, job: JobLike, queue: str) -> JobHandle:
-    return await asubmitting(
-        client, identity.flow_run_id, lambda: _submitted(client, identity, job, queue), lambda handle: [handle]
-    )
+async def _asubmitted(
+    client: JobClientLike, caller: Caller, job: JobLike, environment: str, queue: str, cancel: bool = True
+) -> JobHandle:
+    identity, fields = _identified(caller, job, environment, queue)
+    own = [handle_of(client, identity.job_id)] if cancel else []
+    submit = lambda: _submitted(client, caller.root_id, identity, fields, queue, cancel)  # noqa: E731
+    return await asubmitting(client, caller.root_id, submit, own)
 
 
 def _waited(
     client: JobClientLike, handle: JobHandle, timeout: float | None, check: bool, cancel: bool, maximum: int
 ) -> JobResult:
-    flow_run_id = current_identity("wait").flow_run_id
-    ended = wait_each(
-        client, [handle], timeout=timeout, flow_run_id=flow_run_id, cancel=cancel, on_change=_live_changes()
-    )
+    root_id = Caller().root_id
+    ended = wait_each(client, [handle], timeout=timeout, root_id=root_id, cancel=cancel, on_change=_live_changes())
     return finished(client, ended[handle.job_id], check, maximum)
 
 
 async def _awaited(
     client: JobClientLike, handle: JobHandle, timeout: float | None, check: bool, cancel: bool, maximum: int
 ) -> JobResult:
-    flow_run_id = current_identity("wait").flow_run_id
+    root_id = Caller().root_id
     ended = await await_each(
-        client, [handle], timeout=timeout, flow_run_id=flow_run_id, cancel=cancel, on_change=_live_changes()
+        client, [handle], timeout=timeout, root_id=root_id, cancel=cancel, on_change=_live_changes()
     )
     return await asyncio.to_thread(finished, client, ended[handle.job_id], check, maximum)
 
@@ -279,12 +302,14 @@ def _live_changes() -> Any:
 
 
 def _cancelled(job: HandleLike, scheduler: SchedulerLike, environment: str) -> str:
-    answer: Cancellation = checked(client_of(scheduler, environment).cancel_many([as_handle(job).job_id])[0])
+    handle = as_handle(job)
+    client = client_of(scheduler or (None if environment else handle.scheduler), environment)
+    answer: Cancellation = checked(client.cancel_many([handle.job_id])[0])
     run_logger().info("Cancelling job %s: %s", answer.job_id, answer.outcome)
     return answer.outcome
 
 
 def _logs(job: HandleLike, scheduler: SchedulerLike, stream: Literal["stdout", "stderr"], attempt: int | None) -> str:
-    run: Run = as_handle(job).run
-    chunks = as_scheduler(scheduler).client().logs(run.job_id, stream=stream, attempt=attempt)
+    handle = as_handle(job)
+    chunks = reader_of(scheduler, handle.scheduler).logs(handle.job_id, stream=stream, attempt=attempt)
     return "".join(chunk.text for chunk in chunks)

@@ -12,7 +12,7 @@ from typing import Any
 
 from sched_plugins.pipeline import Pipeline, StageDefinition, load
 from sched_plugins.prefect.cancellation import cancelling
-from sched_plugins.prefect.identity import current_identity
+from sched_plugins.prefect.identity import Caller
 from sched_plugins.prefect.records import JobResult
 from sched_plugins.prefect.tasks.jobs import SchedulerLike
 from sched_plugins.prefect.tasks.stages import arun_stage, environment_of, run_stage
@@ -143,8 +143,9 @@ def _in_order(
     order = TopologicalSorter({stage.name: stage.after for stage in pipeline.stages})
     order.prepare()
     results: dict[str, JobResult] = {}
-    flow_run_id = current_identity("pipeline").flow_run_id
-    with cancelling(client, (), flow_run_id), ThreadPoolExecutor(thread_name_prefix="stage") as pool:
+    most = max(1, len(pipeline.stages))
+    # The pool waits for its stages, and these for their jobs: those are to be ended before.
+    with ThreadPoolExecutor(most, thread_name_prefix="stage") as pool, cancelling(client, (), Caller().root_id):
         running: dict[Future[JobResult], str] = {}
         while order.is_active():
             ready = order.get_ready()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sched_plugins.client import EnvironmentClient, Job
+from sched_plugins.client import EnvironmentClient
 from sched_plugins.client.output import DEFAULT_MAXIMUM
 from sched_plugins.client.stage_files import (
     check_executable,
@@ -21,10 +21,10 @@ from sched_plugins.client.stage_files import (
 from sched_plugins.errors import InvalidInput
 from sched_plugins.prefect.blocks.scheduler import as_scheduler
 from sched_plugins.prefect.cancellation import asubmitting, cancelling
-from sched_plugins.prefect.identity import CallIdentity, current_identity
+from sched_plugins.prefect.identity import Caller, CallIdentity
 from sched_plugins.prefect.output import run_logger, tell_change
 from sched_plugins.prefect.records import JobHandle, JobResult
-from sched_plugins.prefect.submission import submit_one
+from sched_plugins.prefect.submission import check_free, handle_of, submit_one
 from sched_plugins.prefect.tasks.dispatch import aio, dual
 from sched_plugins.prefect.tasks.jobs import SchedulerLike, finished
 from sched_plugins.prefect.waiting import await_each, wait_each
@@ -56,13 +56,12 @@ async def arun_stage(
     stage = _Stage(
         str(executable), inputs, tuple(input_names), input_folder, results_uri, parameters, settings or {}, tags or {}
     )
-    identity = current_identity(job_key)
-    client = await asyncio.to_thread(environment_of, scheduler, environment)
-    handle = await asubmitting(
-        client, identity.flow_run_id, lambda: stage.start(client, identity), lambda handle: [handle]
-    )
+    caller, client = Caller(job_key), await asyncio.to_thread(environment_of, scheduler, environment)
+    identity = await asyncio.to_thread(stage.identity, caller, client.name)
+    own = [handle_of(client, identity.job_id)] if cancel_on_interrupt else []
+    handle = await asubmitting(client, caller.root_id, lambda: stage.start(client, identity), own)
     ended = await await_each(
-        client, [handle], timeout=timeout, flow_run_id=identity.flow_run_id, cancel=cancel_on_interrupt,
+        client, [handle], timeout=timeout, root_id=caller.root_id, cancel=cancel_on_interrupt,
         on_change=_live_changes(),
     )  # fmt: skip
     return await asyncio.to_thread(finished, client, ended[handle.job_id], check, max_log_characters)
@@ -118,12 +117,15 @@ def run_stage(
     stage = _Stage(
         str(executable), inputs, tuple(input_names), input_folder, results_uri, parameters, settings or {}, tags or {}
     )
-    identity, client = current_identity(job_key), environment_of(scheduler, environment)
-    handle = stage.start(client, identity)
-    ended = wait_each(
-        client, [handle], timeout=timeout, flow_run_id=identity.flow_run_id, cancel=cancel_on_interrupt,
-        on_change=_live_changes(),
-    )  # fmt: skip
+    caller, client = Caller(job_key), environment_of(scheduler, environment)
+    identity = stage.identity(caller, client.name)
+    own = [handle_of(client, identity.job_id)] if cancel_on_interrupt else []
+    with cancelling(client, own, caller.root_id, late=True):
+        handle = stage.start(client, identity)
+        ended = wait_each(
+            client, [handle], timeout=timeout, root_id=caller.root_id, cancel=cancel_on_interrupt,
+            on_change=_live_changes(),
+        )  # fmt: skip
     return finished(client, ended[handle.job_id], check, max_log_characters)
 
 
@@ -140,10 +142,32 @@ class _Stage:
     settings: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    def identity(self, caller: Caller, environment: str) -> CallIdentity:
+        """Who the stage's job is. Reads the local files: other content is another job.
+
+        Raises:
+            NotFound: there is no such file or folder.
+            InvalidInput: an input is no folder's address.
+        """
+        check_free(self.settings, in_flow=bool(caller.root_id))
+        path = Path(check_executable(self.executable))
+        is_local = path.is_file() and not self.executable.startswith("s3://")
+        return caller.identity(
+            {
+                "executable": _content(path) if is_local else self.executable,
+                "environment of the call": environment,
+                "inputs": self._folders(),
+                "input_names": self.input_names,
+                "files": [(file.name, _content(file)) for file in local_inputs(self.input_folder)],
+                "results_uri": self.results_uri,
+                "parameters": self.parameters,
+                "settings": self.settings,
+            }
+        )
+
     def start(self, client: EnvironmentClient, identity: CallIdentity) -> JobHandle:
         """Upload what is local, then start the stage, unless it is live or has succeeded."""
         files, inputs = local_inputs(self.input_folder), self._folders()
-        check_executable(self.executable)
         logger = run_logger()
 
         def submit(run_id: str) -> Any:
@@ -164,13 +188,12 @@ class _Stage:
                 inputs=given,
                 input_names=names if len(given) > 1 else [],
                 parameters=self.parameters,
-                settings={**({"group_id": identity.group_id} if identity.group_id else {}), **self.settings},
-                tags={**identity.tags, **self.tags},
+                settings={**self.settings, **({"group_id": identity.group_id} if identity.group_id else {})},
+                tags={**self.tags, **identity.tags},
                 run_id=run_id,
             )
 
-        with cancelling(client, [JobHandle(job_id=identity.job_id)], identity.flow_run_id):
-            return submit_one(client, identity, submit, self._is_same, lambda text: logger.info("The job %s", text))
+        return submit_one(client, identity, submit, lambda text: logger.info("The job %s", text))
 
     def _folders(self) -> list[str]:
         given = [self.inputs] if isinstance(self.inputs, (str, JobResult)) else list(self.inputs)
@@ -185,10 +208,10 @@ class _Stage:
             folders.append(uri if uri.endswith("/") else f"{uri}/")
         return folders
 
-    def _is_same(self, record: Job) -> bool:
-        asked = json.loads(json.dumps(dict(self.parameters or {}), default=str))
-        had = record.spec.stage.stage_parameters if record.spec.stage else {}
-        return all(name in had and had[name] == value for name, value in asked.items())
+
+def _content(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def environment_of(scheduler: SchedulerLike, environment: str) -> EnvironmentClient:
