@@ -24,8 +24,9 @@ from sched_plugins.prefect.worker import run_flow
 from sched_plugins.prefect.worker.adoption import CLAIM_PATIENCE, Step, left_behind
 from sched_plugins.prefect.worker.decorators import serverless_scheduler
 from sched_plugins.prefect.worker.flow_run_job import (
+    Execution,
     FlowRunJob,
-    execution_digest,
+    Next,
     job_of_secret,
     known_run,
     next_run,
@@ -38,7 +39,9 @@ from sched_plugins.prefect.worker.worker import SchedulerWorker
 NOW = datetime.now(UTC)
 ID = UUID("7f2f9e4c-3b1c-4a53-9f4f-0a4f4f6f9b11")
 JOB = f"prefect-{ID}"
-FIRST = execution_digest(ID, 0)
+DUE = NOW - timedelta(minutes=2)
+EXECUTION = Execution(str(ID), 0, DUE.isoformat())
+FIRST = EXECUTION.digest
 
 
 def record(run_id: str, status: Status = Status.RUNNING, *, before: Sequence[str] = (), **fields: Any) -> Job:
@@ -55,10 +58,12 @@ def ended(job: Job | None, how: Standing = Standing.ENDED) -> Ended:
 
 
 def state(kind: StateType, at: datetime = NOW - timedelta(minutes=1), **details: Any) -> State[Any]:
-    return State(type=kind, timestamp=at, state_details=StateDetails(**details))
+    return State(type=kind, timestamp=at, state_details=StateDetails(**{"scheduled_time": DUE, **details}))
 
 
-FAILED = ended(record("a-1", Status.FAILED, exit_code=3, status_reason="WorkerLost: six times", losses=6, attempt=6))
+FAILED = ended(
+    record(f"{FIRST}-1", Status.FAILED, exit_code=3, status_reason="WorkerLost: six times", losses=6, attempt=6)
+)
 
 
 @pytest.mark.parametrize(
@@ -69,21 +74,23 @@ FAILED = ended(record("a-1", Status.FAILED, exit_code=3, status_reason="WorkerLo
         (state(StateType.CANCELLED), FAILED, Verdict.LEAVE),
         (state(StateType.RUNNING), FAILED, Verdict.CRASHED),
         (state(StateType.PENDING), FAILED, Verdict.CRASHED),
-        (state(StateType.RUNNING), ended(record("a-1", Status.SUCCEEDED, exit_code=0)), Verdict.CRASHED),
-        (state(StateType.RUNNING), ended(record("a-1", Status.CANCELLED)), Verdict.CANCELLED),
-        (state(StateType.PENDING), ended(record("a-1", Status.CANCELLED)), Verdict.CANCELLED),
+        (state(StateType.RUNNING), ended(record(f"{FIRST}-1", Status.SUCCEEDED, exit_code=0)), Verdict.CRASHED),
+        (state(StateType.RUNNING), ended(record(f"{FIRST}-1", Status.CANCELLED)), Verdict.CANCELLED),
+        (state(StateType.PENDING), ended(record(f"{FIRST}-1", Status.CANCELLED)), Verdict.CANCELLED),
         (state(StateType.CANCELLING), FAILED, Verdict.CANCELLED),
-        (state(StateType.CANCELLING), ended(record("a-1", Status.SUCCEEDED)), Verdict.CANCELLED),
+        (state(StateType.CANCELLING), ended(record(f"{FIRST}-1", Status.SUCCEEDED)), Verdict.CANCELLED),
         (state(StateType.SCHEDULED), FAILED, Verdict.LEAVE),
         (state(StateType.PAUSED, pause_reschedule=True), FAILED, Verdict.LEAVE),
         (state(StateType.PAUSED), FAILED, Verdict.CRASHED),
-        (state(StateType.PENDING, NOW + timedelta(seconds=3)), FAILED, Verdict.LEAVE),
+        (state(StateType.PENDING, NOW + timedelta(seconds=3)), FAILED, Verdict.CRASHED),
+        (state(StateType.PENDING, scheduled_time=NOW), FAILED, Verdict.LEAVE),
+        (state(StateType.RUNNING, NOW + timedelta(seconds=3)), FAILED, Verdict.LEAVE),
         (state(StateType.RUNNING), ended(record("b-1"), Standing.SUPERSEDED), Verdict.LEAVE),
         (state(StateType.RUNNING), ended(None, Standing.MISSING), Verdict.CRASHED),
     ],
 )
 def test_what_becomes_of_a_flow_run_whose_job_has_ended(found: State[Any] | None, end: Ended, what: Verdict) -> None:
-    assert verdict(found, end) is what
+    assert verdict(flow_run(found) if found else None, end) is what
 
 
 def test_a_crash_is_explained_by_what_the_record_tells() -> None:
@@ -95,24 +102,32 @@ def test_a_crash_is_explained_by_what_the_record_tells() -> None:
     assert "lost: the scheduler has no record" in explanation(ended(None, Standing.MISSING))
     assert status_code(FAILED) == 3
     assert status_code(ended(None, Standing.MISSING)) == -1
-    assert status_code(ended(record("a-1", Status.SUCCEEDED))) == 0
+    assert status_code(ended(record(f"{FIRST}-1", Status.SUCCEEDED))) == 0
 
 
-def test_a_claimed_execution_is_submitted_once_and_after_what_still_runs() -> None:
-    assert next_run(JOB, FIRST, None).run_id == f"{FIRST}-1"
-    assert next_run(JOB, FIRST, record(f"{FIRST}-1")).is_live
-    again = next_run(JOB, FIRST, record(f"{FIRST}-1", Status.FAILED))
-    assert (again.run_id, again.is_live, again.after) == (f"{FIRST}-2", False, None)
-    # It succeeded as a job without ever telling Prefect; somebody has scheduled it anew.
-    assert next_run(JOB, FIRST, record(f"{FIRST}-1", Status.SUCCEEDED)).run_id == f"{FIRST}-2"
-    ending = next_run(JOB, FIRST, record(f"{FIRST}-1", cancel_requested="now"))
-    assert (ending.run_id, ending.after) == (f"{FIRST}-2", Run(JOB, f"{FIRST}-1"))
-    later = execution_digest(ID, 1)
-    after = next_run(JOB, later, record(f"{FIRST}-1"))
-    assert (after.run_id, after.is_live, after.after) == (f"{later}-1", False, Run(JOB, f"{FIRST}-1"))
-    assert known_run(JOB, FIRST, None) is None
-    assert known_run(JOB, later, record(f"{FIRST}-1", Status.FAILED)) is None
-    assert known_run(JOB, FIRST, record(f"{FIRST}-2", Status.FAILED, before=[f"{FIRST}-1"])) == Run(JOB, f"{FIRST}-2")
+def test_an_execution_that_prefect_scheduled_has_one_run_whoever_submits_it_and_when() -> None:
+    first = Run(JOB, f"{FIRST}-1")
+    assert next_run(EXECUTION, None) == Next(f"{FIRST}-1", False)
+    # Another worker has taken it over, and it may even be over.
+    for status in (Status.QUEUED, Status.RUNNING, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED):
+        assert next_run(EXECUTION, record(f"{FIRST}-1", status)) == Next(f"{FIRST}-1", True)
+    assert next_run(EXECUTION, record("later-1", before=[f"{FIRST}-1"])) == Next(f"{FIRST}-1", True)
+    # Scheduled again, after it had started or not, it is another execution; only the end of the first makes room.
+    for later in (Execution(str(ID), 1, EXECUTION.scheduled), Execution(str(ID), 0, NOW.isoformat())):
+        assert next_run(later, record(f"{FIRST}-1")) == Next(f"{later.digest}-1", False, first)
+        assert next_run(later, record(f"{FIRST}-1", Status.FAILED)) == Next(f"{later.digest}-1", False)
+        assert known_run(later, record(f"{FIRST}-1", Status.FAILED)) is None
+    assert known_run(EXECUTION, None) is None
+    assert known_run(EXECUTION, record(f"{FIRST}-2", Status.FAILED, before=[f"{FIRST}-1"])) == Run(JOB, f"{FIRST}-2")
+
+
+def test_an_execution_that_its_creator_submits_runs_again_when_it_is_submitted_again() -> None:
+    own = Execution(str(ID), 0)
+    run_id = f"{own.digest}-1"
+    assert next_run(own, record(run_id)) == Next(run_id, True)
+    assert next_run(own, record(run_id, Status.SUCCEEDED)) == Next(f"{own.digest}-2", False)
+    assert next_run(own, record(run_id, Status.FAILED)) == Next(f"{own.digest}-2", False)
+    assert next_run(own, record(run_id, cancel_requested="now")) == Next(f"{own.digest}-2", False, Run(JOB, run_id))
 
 
 def flow_run(found: State[Any], **fields: Any) -> FlowRun:
@@ -121,11 +136,11 @@ def flow_run(found: State[Any], **fields: Any) -> FlowRun:
 
 def test_what_is_taken_over() -> None:
     old = NOW - CLAIM_PATIENCE - timedelta(seconds=1)
-    claimed = state(StateType.PENDING, old, scheduled_time=old)
+    claimed = state(StateType.PENDING, old, scheduled_time=DUE)
     assert left_behind(flow_run(claimed), None, NOW) == (Step.SUBMIT, None)
-    assert left_behind(flow_run(state(StateType.PENDING, NOW, scheduled_time=NOW)), None, NOW) == (Step.WAIT, None)
+    assert left_behind(flow_run(state(StateType.PENDING, NOW, scheduled_time=DUE)), None, NOW) == (Step.WAIT, None)
     # Its creator is about to submit it with its code.
-    assert left_behind(flow_run(state(StateType.PENDING, old)), None, NOW) == (Step.LEAVE, None)
+    assert left_behind(flow_run(state(StateType.PENDING, old, scheduled_time=None)), None, NOW) == (Step.LEAVE, None)
     live, run = record(f"{FIRST}-1"), Run(JOB, f"{FIRST}-1")
     assert left_behind(flow_run(claimed), live, NOW) == (Step.FOLLOW, run)
     assert left_behind(flow_run(state(StateType.RUNNING), run_count=1), live, NOW) == (Step.FOLLOW, run)
@@ -139,7 +154,7 @@ def test_what_is_taken_over() -> None:
 
 def job(**fields: Any) -> FlowRunJob:
     plain: dict[str, Any] = {
-        "flow_run_id": str(ID), "run_count": 0, "environment": "solver", "region": "eu-west-1", "python": "python3",
+        "execution": EXECUTION, "environment": "solver", "region": "eu-west-1", "python": "python3",
         "command": "prefect flow-run execute", "variables": {"PREFECT_API_KEY": "planted"},
     }  # fmt: skip
     return FlowRunJob(**{**plain, **fields})

@@ -23,8 +23,9 @@ from prefect.client.schemas.objects import FlowRun, StateType
 
 from sched_plugins.client import Job, Run
 from sched_plugins.errors import SchedulerError
-from sched_plugins.prefect.worker.flow_run_job import execution_digest, job_id_of, known_run
+from sched_plugins.prefect.worker.flow_run_job import job_id_of, known_run
 from sched_plugins.prefect.worker.flow_runs import FlowRuns
+from sched_plugins.prefect.worker.outcome import execution_of
 from sched_plugins.prefect.worker.tracking import Where
 from sched_plugins.prefect.worker.variables import Place
 
@@ -75,7 +76,7 @@ def left_behind(flow_run: FlowRun, record: Job | None, now: datetime) -> tuple[S
         # Without a job it is none of ours: somebody executes it by hand.
         suspended = state.is_paused() and state.state_details.pause_reschedule
         return (Step.LEAVE, None) if record is None or suspended else (Step.FOLLOW, Run(job_id, record.run_id))
-    run = known_run(job_id, execution_digest(flow_run.id, flow_run.run_count), record)
+    run = known_run(execution_of(flow_run), record)
     if run is not None:
         return Step.FOLLOW, run
     if state.state_details.scheduled_time is None:

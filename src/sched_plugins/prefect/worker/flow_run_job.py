@@ -1,8 +1,9 @@
 """A flow run's job: its names, its fields, and the secret that holds what nobody else may read. Makes no call.
 
 The job id is ``prefect-<flow run id>``, however often the flow run is executed. An execution is known by how often the
-flow run had started before; its run ids are ``<digest>-<number>``. So a worker that comes later finds the job though
-nobody told it, and a repeated submission of the same execution is recognised.
+flow run had started before, and by when it was to start: both stay as they are from its claim to its start, whoever
+looks. Its run ids are ``<digest>-<number>``. So a worker that comes later finds the job though nobody told it, and two
+that submit the same execution, at once or one long after the other, submit one run.
 """
 
 from __future__ import annotations
@@ -35,14 +36,29 @@ def job_id_of(flow_run_id: object) -> str:
     return f"{PREFIX}{flow_run_id}"
 
 
-def execution_digest(flow_run_id: object, run_count: int) -> str:
-    """What the run ids of one execution of a flow run begin with.
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One of the executions of a flow run."""
 
-    Args:
-        flow_run_id: the flow run.
-        run_count: how often it had started before that execution.
-    """
-    return digest("prefect-worker", str(flow_run_id), str(run_count))
+    flow_run_id: str
+    run_count: int
+    """How often the flow run had started before."""
+    scheduled: str = ""
+    """When it was to start, as text; empty for one that its creator submits, and nobody else."""
+
+    @property
+    def job_id(self) -> str:
+        """Its job."""
+        return job_id_of(self.flow_run_id)
+
+    @property
+    def digest(self) -> str:
+        """What its run ids begin with."""
+        return digest("prefect-worker", self.flow_run_id, str(self.run_count), self.scheduled)
+
+    def is_of(self, run_id: str) -> bool:
+        """Whether a run is this execution's."""
+        return run_id.rpartition("-")[0] == self.digest
 
 
 def secret_folder(environment: str) -> str:
@@ -62,46 +78,49 @@ def job_of_secret(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """What is to be done about the execution of a flow run that this worker has claimed."""
+    """What is to be done about an execution that a worker has claimed or taken over."""
 
     run_id: str
-    is_live: bool
-    """It was submitted already; otherwise it is to be submitted under that id."""
+    is_known: bool
+    """It was submitted already, and may even have ended; otherwise it is to be submitted under that id."""
     after: Run | None = None
     """A run that is being cancelled, or belongs to an earlier execution: only its end makes room."""
 
 
-def next_run(job_id: str, run_digest: str, record: Job | None) -> Next:
-    """Whether the job of a claimed execution is to be submitted, and under which run id.
+def next_run(execution: Execution, record: Job | None) -> Next:
+    """Whether the job of an execution is to be submitted, and under which run id.
 
-    Prefect lets one worker at a time claim a flow run, so what has ended belongs to an earlier claim.
+    An execution that Prefect has scheduled may be submitted by several workers, and has one run. One that its creator
+    submits is the creator's alone: what has ended belongs to an earlier try.
     """
-    decision = decide(job_id, run_digest, record)
-    if decision.step is Step.ATTACH and not is_ending(decision, record):
-        return Next(decision.run_id, True)
-    live = Run(job_id, record.run_id) if record is not None and not record.is_terminal else None
-    if decision.step is Step.SUBMIT:
-        return Next(decision.run_id, False, live)
-    head, _, number = decision.run_id.rpartition("-")
-    return Next(f"{head}-{int(number) + 1}", False, live)
+    decision = decide(execution.job_id, execution.digest, record)
+    known = known_run(execution, record)
+    if known is not None and (execution.scheduled or (_is_live(record) and not is_ending(decision, record))):
+        return Next(known.run_id, True)
+    live = Run(execution.job_id, record.run_id) if record is not None and _is_live(record) else None
+    number = int(known.run_id.rpartition("-")[2]) + 1 if known is not None else 1
+    return Next(f"{execution.digest}-{number}", False, live)
 
 
-def known_run(job_id: str, run_digest: str, record: Job | None) -> Run | None:
+def known_run(execution: Execution, record: Job | None) -> Run | None:
     """The newest run of an execution, live or ended; None if it was never submitted."""
-    decision = decide(job_id, run_digest, record)
+    decision = decide(execution.job_id, execution.digest, record)
     if decision.step is not Step.SUBMIT:
-        return Run(job_id, decision.run_id)
+        return Run(execution.job_id, decision.run_id)
     head, _, number = decision.run_id.rpartition("-")
-    run = Run(job_id, f"{head}-{int(number) - 1}")
+    run = Run(execution.job_id, f"{head}-{int(number) - 1}")
     return run if standing(run, record) is not Standing.MISSING else None
+
+
+def _is_live(record: Job | None) -> bool:
+    return record is not None and not record.is_terminal
 
 
 @dataclass(frozen=True, slots=True)
 class FlowRunJob:
     """What a flow run asks for."""
 
-    flow_run_id: str
-    run_count: int
+    execution: Execution
     environment: str
     """The environment whose workers run it."""
     region: str
@@ -116,12 +135,7 @@ class FlowRunJob:
     @property
     def job_id(self) -> str:
         """Its job."""
-        return job_id_of(self.flow_run_id)
-
-    @property
-    def digest(self) -> str:
-        """What its run ids begin with."""
-        return execution_digest(self.flow_run_id, self.run_count)
+        return self.execution.job_id
 
     def secret_name(self, run_id: str) -> str:
         """Where the secret of one of its runs is."""
@@ -134,7 +148,7 @@ class FlowRunJob:
             InvalidWorkPool: names the value and the next step.
         """
         self.secret()
-        self.spec(f"{self.digest}-1")
+        self.spec(f"{self.execution.digest}-1")
 
     def secret(self) -> str:
         """The command and its variables, as :mod:`.run_flow` reads them.

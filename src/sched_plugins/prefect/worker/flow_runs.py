@@ -110,7 +110,7 @@ class FlowRuns:
         """Tell Prefect what the end of a job means, unless the flow run has told so itself; and the state before."""
         flow_run = await self.read(flow_run_id)
         state = flow_run.state if flow_run is not None else None
-        found = verdict(state, ended)
+        found = verdict(flow_run, ended)
         if found is Verdict.CANCELLED:
             job = ended.job
             reason = f": {job.status_reason}" if job is not None and job.status_reason else ""

@@ -2,40 +2,59 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 
 from sched_plugins.client import Ended, Standing, Status
+from sched_plugins.prefect.worker.flow_run_job import Execution
 
 _CLOCKS_DIFFER: Final = timedelta(seconds=2)
 """By so much AWS's clock and that of Prefect's server may differ."""
+
+
+def execution_of(flow_run: FlowRun) -> Execution:
+    """The execution for which a flow run is claimed, of one that is pending."""
+    details = flow_run.state.state_details if flow_run.state is not None else None
+    at = details.scheduled_time if details is not None else None
+    return Execution(str(flow_run.id), flow_run.run_count, at.astimezone(UTC).isoformat() if at else "")
 
 
 class Verdict(StrEnum):
     """What is to become of a flow run whose job has ended."""
 
     LEAVE = "leave"
-    """Its state is its own: it has ended, waits to be run again, or is executed anew already."""
+    """Its state is its own: it has ended, waits to be run again, or is claimed or executed anew already."""
     CANCELLED = "cancelled"
     CRASHED = "crashed"
 
 
-def verdict(state: State[Any] | None, ended: Ended) -> Verdict:
-    """What is to become of a flow run in this state whose job has ended so.
+def verdict(flow_run: FlowRun | None, ended: Ended) -> Verdict:
+    """What is to become of a flow run whose job has ended so.
 
     Args:
-        state: of the flow run, read after the job's end was known; None if it was deleted.
+        flow_run: read after the job's end was known; None if it was deleted.
         ended: the end of its job.
     """
-    if state is None or state.is_final() or _has_let_go(state) or ended.standing is Standing.SUPERSEDED:
+    state = flow_run.state if flow_run is not None else None
+    if (
+        flow_run is None
+        or state is None
+        or state.is_final()
+        or _has_let_go(state)
+        or ended.standing is Standing.SUPERSEDED
+    ):
         return Verdict.LEAVE
     if state.is_cancelling():
         return Verdict.CANCELLED
     job = ended.job if ended.standing is Standing.ENDED else None
-    if job is not None and job.finished_at is not None and _is_later(state, job.finished_at):
+    if state.is_pending():
+        if not execution_of(flow_run).is_of(ended.run.run_id):
+            return Verdict.LEAVE
+    elif job is not None and job.finished_at is not None and state.timestamp > job.finished_at + _CLOCKS_DIFFER:
+        # A later execution has started, in another job's hands.
         return Verdict.LEAVE
     if job is not None and job.status is Status.CANCELLED:
         return Verdict.CANCELLED
@@ -76,8 +95,3 @@ def status_code(ended: Ended) -> int:
 def _has_let_go(state: State[Any]) -> bool:
     """Whether the flow run has ended its process itself and waits to be executed again: rescheduled, or suspended."""
     return state.is_scheduled() or (state.is_paused() and bool(state.state_details.pause_reschedule))
-
-
-def _is_later(state: State[Any], finished_at: datetime) -> bool:
-    """Whether the state belongs to a later execution, in another job's hands."""
-    return state.timestamp > finished_at + _CLOCKS_DIFFER

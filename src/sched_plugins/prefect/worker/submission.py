@@ -153,8 +153,8 @@ class Submissions:
         chosen: dict[int, str] = {}
         for number, one in enumerate(asked):
             job, record = one.job, known.get(one.job.job_id)
-            step = next_run(job.job_id, job.digest, record)
-            if step.is_live:
+            step = next_run(job.execution, record)
+            if step.is_known:
                 answers[number] = Run(job.job_id, step.run_id)
             elif step.after is not None:
                 answers[number] = _Occupied(step.after)

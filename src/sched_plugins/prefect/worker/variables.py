@@ -13,7 +13,7 @@ from sched_plugins.core import limits, names
 from sched_plugins.errors import InvalidInput, InvalidSettings
 from sched_plugins.prefect.blocks.scheduler import ServerlessScheduler, as_scheduler
 from sched_plugins.prefect.exceptions import InvalidWorkPool
-from sched_plugins.prefect.worker.flow_run_job import FlowRunJob
+from sched_plugins.prefect.worker.flow_run_job import Execution, FlowRunJob
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import Flow, FlowRun, WorkPool
@@ -211,12 +211,11 @@ class SchedulerJobConfiguration(BaseJobConfiguration):
         is_own = names.queue_name(self.queue) in ("", own.queue)
         return Place(client, own if is_own else client, environment, "" if is_own else self.queue, self.kms_key_id)
 
-    def flow_run_job(self, flow_run_id: str, run_count: int, place: Place) -> FlowRunJob:
+    def flow_run_job(self, execution: Execution, place: Place) -> FlowRunJob:
         """The flow run's job."""
         labels = {name: value for name, value in self.labels.items() if not name.startswith(_OWN_LABELS)}
         return FlowRunJob(
-            flow_run_id=flow_run_id,
-            run_count=run_count,
+            execution=execution,
             environment=place.environment,
             region=place.client.connection.region,
             python=self.python,

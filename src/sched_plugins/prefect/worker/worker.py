@@ -34,7 +34,7 @@ from sched_plugins.prefect.worker.canceller import Canceller, end_job
 from sched_plugins.prefect.worker.flow_run_job import job_id_of, secret_name
 from sched_plugins.prefect.worker.flow_runs import FlowRuns, patiently
 from sched_plugins.prefect.worker.observation import end_of, telling
-from sched_plugins.prefect.worker.outcome import status_code
+from sched_plugins.prefect.worker.outcome import execution_of, status_code
 from sched_plugins.prefect.worker.submission import Asked, NotWanted, Submissions
 from sched_plugins.prefect.worker.tracking import Configurations, Tracked, Where
 from sched_plugins.prefect.worker.variables import Place, SchedulerJobConfiguration, SchedulerVariables
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 _LOGO: Final = "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
+_LOOK_PATIENCE: Final = 5.0
 _SWEEP_SECONDS: Final = 3600.0
 _LAST_LOOK: Final = 10.0
 """Seconds for which a worker of one flow, which is over, waits for the end of its job."""
@@ -122,6 +123,11 @@ class SchedulerWorker(BaseWorker[SchedulerJobConfiguration, SchedulerVariables, 
             return
         assert tracked.place is not None
         assert tracked.run is not None
+        if self._closing.is_set():
+            # Its caller has left it alone: a worker of the pool follows it.
+            self._tracked.pop(flow_run.id, None)
+            await self._flow_runs.set_job(flow_run.id, tracked.run.job_id)
+            return
         self._adhoc[flow_run.id] = asyncio.create_task(self._follow_beside(flow_run, tracked.place, tracked.run))
 
     async def kill_infrastructure(
@@ -183,9 +189,7 @@ class SchedulerWorker(BaseWorker[SchedulerJobConfiguration, SchedulerVariables, 
             if current is None or current.state is None or not _is_wanted(current):
                 await self._let_go_of(current)
                 raise NotWanted
-            job = configuration.flow_run_job(str(flow_run.id), current.run_count, place)
-            job.check()
-            tracked.run = await self._submissions.submit(Asked(job, place, lambda: tracked.is_wanted))
+            tracked.run = await self._submitted(current, configuration, tracked, place)
         except BaseException as error:
             self._tracked.pop(flow_run.id, None)
             if isinstance(error, SchedulerError) and not isinstance(error, InfrastructureNotAvailable):
@@ -197,6 +201,20 @@ class SchedulerWorker(BaseWorker[SchedulerJobConfiguration, SchedulerVariables, 
             "Flow run is job %s of environment %s", tracked.run.job_id, place.environment
         )
         return tracked
+
+    async def _submitted(
+        self, flow_run: FlowRun, configuration: SchedulerJobConfiguration, tracked: Tracked, place: Place
+    ) -> Run:
+        """The run of a claimed flow run; submitted, unless another worker has done so while this one was slow."""
+        if flow_run.state is not None and flow_run.state.is_pending():
+            job = configuration.flow_run_job(execution_of(flow_run), place)
+            job.check()
+            return await self._submissions.submit(Asked(job, place, lambda: tracked.is_wanted))
+        job_id = job_id_of(flow_run.id)
+        record = (await asyncio.to_thread(place.client.get_many, [job_id])).get(job_id)
+        if record is None:
+            raise NotWanted
+        return Run(job_id, record.run_id)
 
     async def _let_go_of(self, flow_run: FlowRun | None) -> None:
         if flow_run is not None and flow_run.state is not None and flow_run.state.is_cancelling():
@@ -240,7 +258,10 @@ class SchedulerWorker(BaseWorker[SchedulerJobConfiguration, SchedulerVariables, 
         try:
             # A worker that runs once waits for its runs at its end, and they may be cancelled until theirs.
             while self._tracked or not self._closing.is_set():
-                await self._attempt(lambda: watcher.look(all_of_pool=self._serves_pool))
+                # Prefect's client waits ever longer for a busy server, for a minute in the end: asking anew is quicker.
+                await self._attempt(
+                    lambda: asyncio.wait_for(watcher.look(all_of_pool=self._serves_pool), _LOOK_PATIENCE)
+                )
                 if self._closing.is_set():
                     await asyncio.sleep(canceller.LOOK_SECONDS if self._tracked else 0)
                 else:
@@ -334,7 +355,7 @@ class SchedulerWorker(BaseWorker[SchedulerJobConfiguration, SchedulerVariables, 
     async def _attempt(self, do: Callable[[], Awaitable[None]]) -> None:
         try:
             await do()
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, TimeoutError) as error:
             self._logger.debug("Prefect's server gave no usable answer: %s", error)
         except Exception:
             self._logger.exception("What the worker does regularly failed; it is done again")
