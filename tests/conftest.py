@@ -41,25 +41,27 @@ TOGETHER = {"acceptance", "airflow", "prefect"}
 them all."""
 APART = {
     "test_standalone.py", "test_executor_runs.py", "test_make_airflow.py", "test_cylinder_flow.py",
-    "test_flows.py", "test_make_prefect.py", "test_task_runner.py",
+    "test_flows.py", "test_make_prefect.py",
 }  # fmt: skip
 """Files of theirs that start all that they need themselves."""
 LONG = (
-    "test_standalone.py", "test_worker", "test_flows.py", "acceptance", "test_make_prefect.py", "prefect",
-    "test_task_runner.py", "test_cylinder_flow.py", "test_executor_runs.py", "airflow", "test_client.py",
+    "test_standalone.py", "test_work", "prefect", "test_flows.py", "acceptance", "test_task_runner",
+    "test_make_prefect.py", "test_cylinder_flow.py", "test_executor_runs.py", "airflow", "test_client.py",
     "test_pipelines.py", "test_local_server.py", "test_staging.py", "test_environment_stack.py", "test_cli_stack.py",
     "test_scheduler_stack.py",
 )  # fmt: skip
 """What takes longest, the longest first: begun late, it would be left over with a core idle."""
-WORKERS = "test_worker"
-"""How the names of those files begin that share a Prefect server with each other alone: half of the folder's time."""
+SHARES = ("test_work", "test_task_runner")
+"""How the names of those files of Prefect's begin that share a server with each other alone: each has its fill of time."""
 
 
 def together(file: Path) -> str:
     """The name of what one process runs together with a file: its folder, some files of it, or the file alone."""
     folder = file.parent.name
-    if folder == "prefect" and file.name.startswith(WORKERS):
-        return WORKERS
+    if folder == "prefect":
+        for share in SHARES:
+            if file.name.startswith(share):
+                return share
     return folder if folder in TOGETHER and file.name not in APART else file.name
 
 

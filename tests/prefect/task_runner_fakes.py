@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import io
+import pickle
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -12,11 +13,22 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
+
+import pytest
+from fleet_client import eventually
+from prefect import task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.settings import PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
 
 from sched_plugins.client import Cancellation, Ended, Job, Outcome, Run, Standing, Status, Submitted
 from sched_plugins.core.job import parse_spec
 from sched_plugins.core.record import JobRecord
 from sched_plugins.errors import SchedulerError
+from sched_plugins.prefect import SchedulerTaskRunner
+from sched_plugins.prefect.task_runner import dispatcher, earlier, payload, runner
+from sched_plugins.prefect.task_runner.futures import SchedulerFuture
+from sched_plugins.prefect.task_runner.place import result_key
 
 
 class NoSuchKey(Exception):
@@ -37,6 +49,10 @@ class FakeEnvironment:
         """Errors of the next submissions; one that is None is carried out."""
         self.loses_answers = False
         """Whether a submission that fails is carried out all the same."""
+        self.outages: list[SchedulerError] = []
+        """Errors of the next readings of objects."""
+        self.ends_cancelled = True
+        """Whether a job that is cancelled ends at once."""
         self.gate = threading.Event()
         self.gate.set()
         self.s3 = SimpleNamespace(
@@ -62,6 +78,8 @@ class FakeEnvironment:
         self.objects[Key] = Body
 
     def _get(self, *, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
+        if self.outages:
+            raise self.outages.pop(0)
         if Key not in self.objects:
             raise NoSuchKey
         return {"Body": io.BytesIO(self.objects[Key])}
@@ -88,6 +106,12 @@ class FakeEnvironment:
             submitted.append(Submitted(fields["job_id"], run_id, outcome, error=error))
         return submitted
 
+    def list(self, *, statuses: set[Status], group: str, limit: int) -> list[Job]:
+        """The jobs of a group."""
+        self.calls["list"] += 1
+        found = [job for job in self.jobs.values() if job.status in statuses and job.spec.group_id == group]
+        return found[:limit]
+
     def get_many(self, job_ids: Iterable[str]) -> dict[str, Job]:
         """Those that there are."""
         self.calls["get"] += 1
@@ -97,7 +121,7 @@ class FakeEnvironment:
         """End those that are there."""
         self.calls["cancel"] += 1
         for job_id in job_ids:
-            if job_id in self.jobs:
+            if job_id in self.jobs and self.ends_cancelled:
                 self.end(job_id, Status.CANCELLED)
         return [Cancellation(job_id, "cancelled") for job_id in job_ids]
 
@@ -125,3 +149,73 @@ class FakeEnvironment:
             for future in self._followed.pop(job_id, []):
                 if not future.done():
                     future.set_result(Ended(Run(job_id), standing, job))
+
+
+@task
+def double(x: int, table: list[int] | None = None) -> int:
+    return 2 * x
+
+
+@pytest.fixture(name="fake")
+def fake_environment(monkeypatch: pytest.MonkeyPatch, prefect_server: str) -> Iterator[FakeEnvironment]:
+    """An environment that the runners of a test use."""
+    found = FakeEnvironment()
+
+    class Block:
+        environment = "fake"
+
+        def environment_client(self, name: str) -> FakeEnvironment:
+            return found
+
+    class Unwritten:
+        name = "/sched/fake/workloads/prefect-tasks/x"
+
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def write(self) -> None:
+            found.calls["secret"] += 1
+
+        def delete(self) -> None:
+            found.calls["secret deleted"] += 1
+
+        def sweep(self) -> None:
+            pass
+
+    monkeypatch.setattr(runner, "as_scheduler", lambda *_, **__: Block())
+    monkeypatch.setattr(runner, "JobSecret", Unwritten)
+    monkeypatch.setattr(dispatcher, "shared_watch", lambda _: found)
+    monkeypatch.setattr(earlier, "shared_watch", lambda _: found)
+    with temporary_settings({PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}):
+        yield found
+
+
+@contextmanager
+def running(**arguments: Any) -> Iterator[SchedulerTaskRunner]:
+    """A started runner, which leaves no thread."""
+    before = set(threading.enumerate())
+    with SchedulerTaskRunner("sched", "fake", **arguments) as started:
+        yield started
+    left = {one for one in threading.enumerate() if one.name.startswith("sched-")} - before
+    assert not left
+
+
+def runs_of(fake: FakeEnvironment, job_id: str) -> dict[UUID, tuple[TaskRun, int]]:
+    """The task runs that a job carries, and their numbers."""
+    command = fake.jobs[job_id].spec.commands[0].split()
+    first, last = map(int, command[command.index("--range") + 1].split("-"))
+    calls = pickle.loads(fake.objects[command[command.index("--calls") + 1]][first : last + 1])
+    return {(run := pickle.loads(one["task_run"])).id: (run, one["number"]) for one in calls}
+
+
+def finish(fake: FakeEnvironment, futures: list[SchedulerFuture[Any]], states: list[State[Any]]) -> None:
+    """Leave the outcomes of tasks as their jobs would, and end the jobs."""
+    for future, state in zip(futures, states, strict=True):
+        eventually(lambda future=future: future.job_id)
+        command = fake.jobs[future.job_id].spec.commands[0].split()
+        results = command[command.index("--results") + 1]
+        run, number = runs_of(fake, future.job_id)[future.task_run_id]
+        outcome = payload.dumps({"state": state, "reported": True, "chain": None, "run": run})
+        fake.objects[result_key(results, number)] = outcome
+    for job_id in {future.job_id for future in futures}:
+        fake.end(job_id, Status.SUCCEEDED)

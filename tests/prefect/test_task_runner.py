@@ -48,7 +48,11 @@ class Drag:
 
 
 class DragError(Exception):
-    """The same for an exception."""
+    """The same for an exception, whose constructor wants other arguments than it hands on."""
+
+    def __init__(self, what: str, text: str = "") -> None:
+        super().__init__(f"{what} in {text!r}")
+        self.text = text
 
 
 @task
@@ -84,7 +88,7 @@ def fails(text: str) -> None:
     try:
         json.loads(text)
     except ValueError as error:
-        raise DragError(f"no drag in {text!r}") from error
+        raise DragError("no drag", text) from error
 
 
 @task
@@ -228,6 +232,7 @@ def test_an_exception_comes_back_as_itself_with_where_it_was_raised() -> None:
     failing()
     raised, state, never = seen["raised"], seen["state"], seen["never"]
     assert type(raised) is DragError
+    assert raised.text == "{"
     assert raised is seen["returned"]
     assert isinstance(raised.__cause__, json.JSONDecodeError)
     shown = "".join(traceback.format_exception(raised))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import pickle
 import re
+import subprocess
 import sys
+import threading
 import traceback
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,6 +20,8 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 from prefect import task
 from prefect.blocks.system import Secret
+from prefect.client.schemas.objects import State
+from prefect.states import AwaitingRetry, Cancelled, Crashed, Failed, Pending, Running, Scheduled
 from prefect.utilities.annotations import quote
 from pydantic import SecretStr
 from task_runner_fakes import FakeEnvironment
@@ -27,7 +31,9 @@ from sched_plugins.errors import InvalidInput, InvalidSettings
 from sched_plugins.prefect import SchedulerTaskRunner
 from sched_plugins.prefect.task_runner import payload, settings
 from sched_plugins.prefect.task_runner.calls import futures_in
-from sched_plugins.prefect.task_runner.exceptions import add_traceback, chain_of, restore_chain
+from sched_plugins.prefect.task_runner.earlier import is_in_the_way, series_of
+from sched_plugins.prefect.task_runner.exceptions import NotCarriedBack, add_traceback, chain_of, restore_chain
+from sched_plugins.prefect.task_runner.execution import _or_instead
 from sched_plugins.prefect.task_runner.futures import SchedulerFuture
 from sched_plugins.prefect.task_runner.outcome import state_of_silent
 from sched_plugins.prefect.task_runner.settings import JobSettings, job_variables
@@ -124,6 +130,18 @@ def test_the_users_own_modules_travel_by_value(tmp_path: Path) -> None:
     assert payload.own_modules(len) == set()
 
 
+def test_what_a_script_imports_travels_too(tmp_path: Path) -> None:
+    (tmp_path / "own_part.py").write_text("def half(x):\n    return x / 2\n")
+    (tmp_path / "script.py").write_text(
+        "import own_part\n"
+        "from sched_plugins.prefect.task_runner import payload\n"
+        "def quarter(x):\n    return own_part.half(x) / 2\n"
+        "print(sorted(module.__name__ for module in payload.own_modules(quarter)))\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "['own_part']\n"
+
+
 def test_an_exception_keeps_where_and_from_what_it_was_raised() -> None:
     def raise_it() -> None:
         try:
@@ -142,6 +160,118 @@ def test_an_exception_keeps_where_and_from_what_it_was_raised() -> None:
     assert "in raise_it" in shown
     assert isinstance(found[0].__cause__, KeyError)
     assert str(found[0]) == "outer"
+
+
+class Odd(Exception):
+    def __init__(self, a: str, b: int) -> None:
+        super().__init__(f"{a} {b}")
+        self.a, self.b = a, b
+
+
+class Named(ValueError):
+    def __init__(self, *, case: int) -> None:
+        super().__init__(f"case {case}")
+        self.case = case
+
+
+class Missing(OSError):
+    def __init__(self, where: str) -> None:
+        super().__init__(2, "nothing there", where)
+
+
+class Frozen(Exception):
+    def __init__(self, a: int, b: int) -> None:
+        self.__dict__["a"] = a + b
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(name)
+
+
+class Custom(Exception):
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__("custom")
+        self.sum = a + b
+
+    def __reduce__(self) -> Any:
+        return Custom, (self.sum, 0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Odd("x", 1), Named(case=3), Missing("/x"), Frozen(1, 2), Custom(1, 2), KeyError("k"), ImportError("i", name="n")],
+)
+def test_an_exception_with_a_constructor_of_its_own_comes_back_as_itself(error: Exception) -> None:
+    if not isinstance(error, Frozen):
+        error.add_note("a note")
+    found = payload.loads(payload.dumps([error]))[0]
+    assert type(found) is type(error)
+    assert (found.args, str(found), vars(found)) == (error.args, str(error), vars(error))
+    for name in ("errno", "filename", "name"):
+        assert getattr(found, name, None) == getattr(error, name, None)
+
+
+def test_what_an_exception_was_raised_during_is_carried_and_what_cannot_be_is_told() -> None:
+    first, second, third = Odd("a", 1), ValueError(threading.Lock()), Odd("b", 2)
+    third.__context__, second.__cause__ = second, first
+    first.__context__ = third  # A circle.
+    found = payload.loads(payload.dumps((third, chain_of(third, _or_instead))))
+    restore_chain(*found)
+    assert type(found[0].__context__) is NotCarriedBack
+    assert "ValueError" in str(found[0].__context__)
+    assert type(found[0].__context__.__cause__) is Odd
+    assert not found[0].__suppress_context__
+
+
+RUNNING, RETRY, CRASHED = Running(), AwaitingRetry(), Crashed()
+
+
+@pytest.mark.parametrize(
+    ("states", "first"),
+    [
+        ([Pending(), RUNNING], 1),
+        ([RUNNING, RUNNING], 1),
+        ([Pending(), RUNNING, CRASHED, Pending(), RUNNING, Scheduled(), RUNNING], 1),
+        ([RUNNING, RETRY, RUNNING], 2),
+        ([RUNNING, RETRY, RUNNING, CRASHED, RUNNING], 2),
+        ([RUNNING, CRASHED, RUNNING, Failed(), RETRY, RUNNING], 3),
+        ([RUNNING, Cancelled(), Scheduled(), RUNNING, Failed()], 2),
+        ([], 1),
+    ],
+)
+def test_a_try_goes_on_with_killed_ones_and_with_none_that_has_ended(states: list[State[Any]], first: int) -> None:
+    assert series_of(states) == first
+
+
+@pytest.mark.parametrize(
+    ("left", "is_so"),
+    [
+        ("prefect/f/try-1/t/3-5/a", False),
+        ("prefect/f/try-1/t/3-5/b", True),
+        ("prefect/f/try-1/t/5/b", True),
+        ("prefect/f/try-1/t/5-9/b", True),
+        ("prefect/f/try-1/t/6-9/b", False),
+        ("prefect/f/try-1/other/3-5/b", False),
+    ],
+)
+def test_a_job_for_the_same_call_with_another_content_is_in_the_way(left: str, is_so: bool) -> None:
+    assert is_in_the_way(left, "prefect/f/try-1/t/3-5/a") is is_so
+
+
+def test_the_content_of_a_call_is_told_alike_in_every_process() -> None:
+    code = (
+        "from dataclasses import dataclass\n"
+        "from sched_plugins.prefect.task_runner import payload\n"
+        "@dataclass\nclass Case:\n    x: int = 1\n"
+        "def work(case):\n    return case in {'a', 'b'}\n"
+        "text = payload.dumps([Case()])\n"
+        "print(payload.digest(payload.source(work), payload.told([Case()], text)))\n"
+    )
+    told = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert len(told) == 1
+    assert payload.source(lambda x: x + 1) != payload.source(lambda x: x + 2)
 
 
 @pytest.mark.parametrize(

@@ -5,88 +5,26 @@ from __future__ import annotations
 import pickle
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from fleet_client import eventually
-from prefect import flow, task, unmapped
-from prefect.client.schemas.objects import State
-from prefect.settings import PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
+from prefect import flow, unmapped
 from prefect.states import Completed, Failed
-from task_runner_fakes import FakeEnvironment
+from task_runner_fakes import FakeEnvironment, double, fake_environment, finish, running
 
 from sched_plugins.client import Status
 from sched_plugins.errors import NotPermitted, SchedulerError, Unknown
 from sched_plugins.prefect import SchedulerTaskRunner
-from sched_plugins.prefect.task_runner import dispatcher, payload, runner
+from sched_plugins.prefect.task_runner import dispatcher, payload, submission
 from sched_plugins.prefect.task_runner.calls import Call, Caller
 from sched_plugins.prefect.task_runner.execution import run_calls
 from sched_plugins.prefect.task_runner.futures import SchedulerFuture
 from sched_plugins.prefect.task_runner.place import result_key
 
-
-@task
-def double(x: int, table: list[int] | None = None) -> int:
-    return 2 * x
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch, prefect_server: str) -> Iterator[FakeEnvironment]:
-    """An environment that the runners of a test use."""
-    found = FakeEnvironment()
-
-    class Block:
-        environment = "fake"
-
-        def environment_client(self, name: str) -> FakeEnvironment:
-            return found
-
-    class Unwritten:
-        name = "/sched/fake/workloads/prefect-tasks/x"
-
-        def __init__(self, *_: Any) -> None:
-            pass
-
-        def write(self) -> None:
-            found.calls["secret"] += 1
-
-        def delete(self) -> None:
-            found.calls["secret deleted"] += 1
-
-        def sweep(self) -> None:
-            pass
-
-    monkeypatch.setattr(runner, "as_scheduler", lambda *_, **__: Block())
-    monkeypatch.setattr(runner, "JobSecret", Unwritten)
-    monkeypatch.setattr(dispatcher, "shared_watch", lambda _: found)
-    with temporary_settings({PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}):
-        yield found
-
-
-@contextmanager
-def running(**arguments: Any) -> Iterator[SchedulerTaskRunner]:
-    """A started runner, which leaves no thread."""
-    before = set(threading.enumerate())
-    with SchedulerTaskRunner("sched", "fake", **arguments) as started:
-        yield started
-    left = {one for one in threading.enumerate() if one.name.startswith("sched-")} - before
-    assert not left
-
-
-def finish(fake: FakeEnvironment, futures: list[SchedulerFuture[Any]], states: list[State[Any]]) -> None:
-    """Leave the outcomes of tasks as their jobs would, and end the jobs."""
-    for future, state in zip(futures, states, strict=True):
-        eventually(lambda future=future: future.job_id)
-        command = fake.jobs[future.job_id].spec.commands[0].split()
-        results = command[command.index("--results") + 1]
-        outcome = payload.dumps({"state": state, "reported": True, "chain": None, "run": None})
-        fake.objects[result_key(results, str(future.task_run_id))] = outcome
-    for job_id in {future.job_id for future in futures}:
-        fake.end(job_id, Status.SUCCEEDED)
+__all__ = ["fake_environment"]
 
 
 def test_a_large_map_is_few_calls_and_does_not_keep_the_flow(fake: FakeEnvironment) -> None:
@@ -259,10 +197,15 @@ def test_a_second_attempt_runs_only_what_the_first_has_not_finished(fake: FakeEn
         for number in range(2)
     ]
     opened = [
-        {"task_run": pickle.dumps(call.register()), "parameters": payload.dumps({"x": call.number})} for call in calls
+        {
+            "task_run": pickle.dumps(call.register()),
+            "parameters": payload.dumps({"x": call.number}),
+            "number": call.number,
+        }
+        for call in calls
     ]
     shared = payload.dumps({"tags": [], "task": double, "shared": {"table": [1]}})
-    first, second = (result_key("r", str(call.future.task_run_id)) for call in calls)
+    first, second = (result_key("r", call.number) for call in calls)
     store = Outcomes({first: b"finished"})
     assert run_calls(shared, pickle.dumps(opened), store, "r", attempt=2) == 0
     assert store[first] == b"finished"
@@ -272,3 +215,37 @@ def test_a_second_attempt_runs_only_what_the_first_has_not_finished(fake: FakeEn
     assert run_calls(b"nonsense", pickle.dumps(opened), store, "r", attempt=1) == 0
     found = payload.loads(store[first])
     assert (found["state"].name, found["reported"]) == ("Crashed", False)
+
+
+def test_an_outage_while_an_outcome_is_read_is_no_silent_death(
+    fake: FakeEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "A_MINUTE", (0.01,) * 7, raising=False)
+    monkeypatch.setattr(submission, "_PAUSES", (0.01,) * 3)
+    with running() as started:
+        first, second = started.submit(double, {"x": 1}), started.submit(double, {"x": 2})
+        eventually(lambda: first.job_id and second.job_id)
+        fake.outages = [Unknown("no answer of S3") for _ in range(6)]
+        finish(fake, [first], [Completed(data=2)])
+        assert first.result(timeout=30) == 2
+        fake.outages = [Unknown("no answer of S3") for _ in range(50)]
+        finish(fake, [second], [Completed(data=4)])
+        second.wait(30)
+        assert "could not be read: Unknown" in str(second.state.message)
+    assert sum(submission.A_MINUTE) < 1, "as the test has set it"
+
+
+def test_a_flow_that_ends_does_not_wait_for_the_end_of_an_outage(fake: FakeEnvironment) -> None:
+    def interrupted() -> None:
+        with running() as started:
+            future = started.submit(double, {"x": 1})
+            eventually(lambda: future.job_id)
+            fake.outages = [Unknown("no answer of S3") for _ in range(50)]
+            finish(fake, [future], [Completed(data=2)])
+            eventually(lambda: len(fake.outages) < 50)
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert time.monotonic() - began < 30

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import boto3
 import pytest
 from moto import mock_aws
-from prefect.client.schemas.objects import FlowRun, State, StateDetails, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateDetails, StateType, WorkPool
 from prefect.exceptions import InfrastructureNotAvailable
 
 from sched_plugins.client import Ended, Job, JobSpec, Run, Standing, Status
@@ -207,6 +207,14 @@ def test_a_value_of_the_pool_that_cannot_be_is_refused_with_the_next_step(fields
         SchedulerJobConfiguration(**fields)
     assert told in str(refused.value)
     assert isinstance(refused.value, InvalidInput)
+
+
+def test_a_variable_that_the_pool_does_not_have_is_refused() -> None:
+    template = SchedulerWorker.get_default_base_job_template()
+    pool = WorkPool(name="p", type="serverless-scheduler", base_job_template=template)
+    run = FlowRun(flow_id=uuid4(), job_variables={"env.COLOUR": "red", "timeout_secs": 8})
+    with pytest.raises(InvalidWorkPool, match="'timeout_secs', which is no variable of the work pool"):
+        SchedulerJobConfiguration().prepare_for_flow_run(run, work_pool=pool)
 
 
 def test_a_pool_without_an_environment_is_refused() -> None:

@@ -110,7 +110,8 @@ class Fleet:
         return (
             f"queue {name!r} has no workers, and no environment that starts some, so its jobs wait: give it an "
             f"instance (`sched attach INSTANCE{own} {scheduler}`), or deploy an environment (`sched deploy environment "
-            f"NAME {scheduler}`) and submit to that (`--environment NAME`)"
+            f"NAME {scheduler}`) and submit to that "
+            '(environment="NAME", `--environment NAME`)'
         )
 
     def _environment_of(self, queue: str) -> bool:

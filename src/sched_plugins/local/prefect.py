@@ -228,8 +228,8 @@ def _defaults() -> dict[str, str]:
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         # SQLite has one writer. Under load the server would answer 503 where it need only wait, or be asked again.
         "PREFECT_CLIENT_MAX_RETRIES": "20",
-        "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
-        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+        "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "15",
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "15",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
     }
 

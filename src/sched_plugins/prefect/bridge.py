@@ -356,8 +356,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--queue", action="append", default=[], help="read this queue instead; may be repeated")
     parser.add_argument("--until-empty", action="store_true", help="end when no message is left")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # Not the root's: Prefect has set that up when it was imported.
+    shown = logging.StreamHandler()
+    shown.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    _log.addHandler(shown)
+    _log.setLevel(logging.INFO)
+    _log.info("Telling Prefect of the jobs that end; Ctrl-C stops it within %s s", limits.MAX_SQS_WAIT)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 from prefect.exceptions import CancelledRun, ExternalSignal
+from prefect.logging import get_logger
 
 from sched_plugins.client import Status
 from sched_plugins.core.state import LIVE
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sched_plugins.prefect.blocks.scheduler import ServerlessScheduler
 
-log = logging.getLogger(__name__)
+log = get_logger("sched_plugins")
 T = TypeVar("T")
 _LIVE_STATUSES: Final = frozenset({Status.QUEUED, *LIVE})
 _MOST: Final = 10_000
@@ -183,6 +183,7 @@ def _claimed(key: int, error: BaseException) -> Claimed:
 def _end(claimed: Claimed, late: bool) -> None:
     for client, job_ids in claimed:
         if job_ids:
+            log.info("Interrupted: cancelling %d jobs, among them %s", len(job_ids), job_ids[0])
             _ENDING.end(client, job_ids, late=late)
 
 

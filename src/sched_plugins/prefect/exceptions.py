@@ -37,7 +37,8 @@ def check_succeeded(job: Job) -> Job:
     if job.status is Status.SUCCEEDED:
         return job
     kind = JobRunCancelled if job.status is Status.CANCELLED else JobRunFailed
-    where = f" Its output: {job.stdout_uri}" if job.stdout_uri else ""
+    written = [uri for uri in (job.stderr_uri, job.stdout_uri) if uri]
+    where = f" Its output: {', '.join(written)}" if written else ""
     raise kind(
         f"job {job.job_id!r} ended {job.status} after {job.attempt} attempt(s): "
         f"{job.status_reason or 'no reason given'}.{where}"

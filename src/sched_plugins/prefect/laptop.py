@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterState,
@@ -22,6 +22,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import Cancelled, Crashed
 
 from sched_plugins.prefect.blocks.scheduler import ServerlessScheduler
@@ -57,8 +58,13 @@ def main(arguments: list[str] | None = None) -> int:
     }
     template = with_defaults(SchedulerWorker.get_default_base_job_template(), defaults)
     with get_client(sync_client=True) as client:
-        pool = WorkPoolCreate(name=options.pool, type=SchedulerWorker.type, base_job_template=template)
-        client.create_work_pool(pool, overwrite=True)
+        try:
+            client.create_work_pool(
+                WorkPoolCreate(name=options.pool, type=SchedulerWorker.type, base_job_template=template)
+            )
+        except ObjectAlreadyExists:
+            # Not anew: it keeps its storage for bundles, its limits and its queues.
+            client.update_work_pool(options.pool, WorkPoolUpdate(base_job_template=template))
         if options.new_stack:
             end_lost_runs(client, options.pool)
     return 0

@@ -40,6 +40,10 @@ class Caller:
     """The try of the flow run; outside flows unique."""
     flow_run_name: str = ""
     flow_name: str = ""
+    run_count: int = 0
+    """Which try it is."""
+    root_id: str = ""
+    """The flow run around all others."""
 
     @property
     def owner(self) -> str:

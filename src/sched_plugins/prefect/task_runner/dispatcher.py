@@ -26,9 +26,8 @@ from prefect.task_engine import run_task_async, run_task_sync
 from sched_plugins.client import Ended, EnvironmentClient, Job, Run, Status
 from sched_plugins.client.shared_watch import shared_watch
 from sched_plugins.errors import SchedulerError, Throttled, Unknown
-from sched_plugins.prefect.task_runner import outcome, payload
+from sched_plugins.prefect.task_runner import outcome
 from sched_plugins.prefect.task_runner.calls import Bundle, Call
-from sched_plugins.prefect.task_runner.exceptions import raised, restore_chain
 from sched_plugins.prefect.task_runner.place import result_key
 from sched_plugins.prefect.task_runner.submission import Prepared, Sent, Submitter, patiently
 
@@ -42,6 +41,8 @@ TRIES: Final = 3
 """Rounds in which a submission stays without an answer before its tasks are given up. Each is patient by itself."""
 INTERRUPTED_SECONDS: Final = 3.0
 """How long a flow that is interrupted waits for the ends of the jobs that it has cancelled."""
+RETRIED_SECONDS: Final = 60.0
+"""The same of one that is tried again; what goes on after that the next try ends first."""
 
 
 class End(StrEnum):
@@ -51,6 +52,8 @@ class End(StrEnum):
     """Those that were submitted run to their end, and are waited for."""
     FAILED = "failed"
     """Those that run are waited for; the others are cancelled."""
+    RETRIED = "retried"
+    """The next try makes them anew: all are cancelled, and have ended before it begins."""
     INTERRUPTED = "interrupted"
     """All are cancelled."""
 
@@ -78,6 +81,7 @@ class Dispatcher:
         self._live: dict[str, Future[Ended]] = {}
         self._stopped = ""
         self._over = False
+        self._closing = threading.Event()
         self._pool = ThreadPoolExecutor(FETCHERS, thread_name_prefix="sched-task-outcome")
         self._thread = threading.Thread(target=self._work, name="sched-task-runner", daemon=True)
         self._thread.start()
@@ -125,7 +129,10 @@ class Dispatcher:
         try:
             if end is End.FAILED:
                 self._cancel_queued()
-            if end is not End.INTERRUPTED:
+            if end is End.RETRIED:
+                self.cancel("the flow is tried again")
+                self._wait_for_end(RETRIED_SECONDS)
+            elif end is not End.INTERRUPTED:
                 self._wait_for_end(None)
         except BaseException:
             end = End.INTERRUPTED
@@ -137,6 +144,7 @@ class Dispatcher:
             self._finish()
 
     def _finish(self) -> None:
+        self._closing.set()
         with self._changed:
             self._over = True
             self._changed.notify_all()
@@ -145,6 +153,7 @@ class Dispatcher:
             future.cancel()
         self._thread.join()
         self._pool.shutdown()
+        self._request_end(self._submitter.earlier.unwanted())
         self._end_rest()
 
     def _wait_for_end(self, seconds: float | None) -> None:
@@ -309,7 +318,7 @@ class Dispatcher:
         reported: list[tuple[Call, State[Any]]] = []
         silent: list[tuple[Call, State[Any]]] = []
         for call in one.calls:
-            state, is_reported = self._outcome(one, call, ended)
+            state, is_reported = self._outcome(run, call, ended)
             # A process that was killed may have left an outcome, and its states unsent.
             is_reported = is_reported and ended.job is not None and ended.job.status is Status.SUCCEEDED
             (reported if is_reported else silent).append((call, state))
@@ -334,22 +343,15 @@ class Dispatcher:
         with self._changed:
             self._live.pop(run.job_id, None)
 
-    def _outcome(self, one: Prepared, call: Call, ended: Ended) -> tuple[State[Any], bool]:
-        """The state of a call whose job has ended, and whether Prefect knows it."""
+    def _outcome(self, run: Run, call: Call, ended: Ended) -> tuple[State[Any], bool]:
+        """The state of a call whose job has ended, and whether Prefect knows it. No answer of S3 is no absence."""
+        key = result_key(self._submitter.place.results(run.run_id), call.number)
         try:
-            text = self._submitter.get(result_key(one.results, str(call.future.task_run_id)))
-            if text is None:
-                return outcome.state_of_silent(ended), False
-            found = payload.loads(text)
-        except Exception as error:  # noqa: BLE001 - whatever unpickling raises
-            told = f"The outcome of the task cannot be read here: {type(error).__name__}: {error}"
+            text = self._submitter.get(key, self._closing.wait)
+        except Exception as error:  # noqa: BLE001 - no task may be left waiting
+            told = f"The outcome of the task could not be read: {type(error).__name__}: {error}"
             return Crashed(message=told, data=error), False
-        state: State[Any] = found["state"]
-        call.task_run = found["run"] or call.task_run
-        exception = raised(state)
-        if exception is not None:
-            restore_chain(exception, found["chain"])
-        return state, bool(found["reported"])
+        return outcome.told_by(text, call, ended)
 
     def _end_not_ready(self, call: Call) -> None:
         """Let Prefect's engine find out here that an input has failed: it comes no further than that."""

@@ -46,7 +46,7 @@ def run_calls(shared: bytes, calls: bytes, store: Store, results: str, *, attemp
     """
     opened: list[dict[str, Any]] = pickle.loads(calls)  # noqa: S301 - from the environment's own bucket
     runs: list[TaskRun] = [pickle.loads(one["task_run"]) for one in opened]  # noqa: S301
-    todo = [(one["parameters"], run, result_key(results, str(run.id))) for one, run in zip(opened, runs, strict=True)]
+    todo = [(one["parameters"], run, result_key(results, one["number"])) for one, run in zip(opened, runs, strict=True)]
     if attempt > 1:
         todo = [one for one in todo if not store.exists(one[2])]
     with ExitStack() as stack:
@@ -89,8 +89,8 @@ def _carried(state: State[Any], run: TaskRun) -> bytes:
         if error is None:
             return _outcome(state, reported=True, run=run)
         add_traceback(error)
-        text = _outcome(state, reported=True, chain=chain_of(error), run=run)
-        loads(text)  # Not every exception survives that: its constructor may want other arguments.
+        text = _outcome(state, reported=True, chain=chain_of(error, _or_instead), run=run)
+        loads(text)  # Not every exception survives that: one may say in its own way how it is carried.
         return text
     except Exception as why:  # noqa: BLE001 - whatever pickling raises
         return _outcome(_not_carried(state, error, why), reported=error is not None)
@@ -100,10 +100,23 @@ def _not_carried(state: State[Any], error: BaseException | None, why: Exception)
     if error is None:
         told = f"the result of the task cannot be carried back to the flow: {why}"
         return Failed(message=told, data=NotCarriedBack(told))
+    return state.model_copy(update={"data": _instead(error), "id": state.id, "timestamp": state.timestamp})
+
+
+def _instead(error: BaseException) -> NotCarriedBack:
     instead = NotCarriedBack(f"{type(error).__module__}.{type(error).__qualname__}: {error}")
     for note in getattr(error, "__notes__", ()):
         instead.add_note(note)
-    return state.model_copy(update={"data": instead, "id": state.id, "timestamp": state.timestamp})
+    return instead
+
+
+def _or_instead(error: BaseException) -> BaseException:
+    """An exception of a chain, or what stands for it: the one that was raised is carried all the same."""
+    try:
+        loads(dumps(error))
+    except Exception:  # noqa: BLE001 - whatever pickling raises
+        return _instead(error)
+    return error
 
 
 def _not_started(error: Exception) -> State[Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterId
@@ -14,7 +15,9 @@ from prefect.states import Cancelled, Crashed
 from prefect.utilities.engine import emit_task_run_state_change_event, link_state_to_task_run_result
 
 from sched_plugins.client import Ended, Standing, Status
+from sched_plugins.prefect.task_runner import payload
 from sched_plugins.prefect.task_runner.calls import Call
+from sched_plugins.prefect.task_runner.exceptions import raised, restore_chain
 
 log = logging.getLogger(__name__)
 _A_REQUEST: Final = 200
@@ -38,6 +41,46 @@ def state_of_silent(ended: Ended) -> State[Any]:
     if job.stderr_uri or job.stdout_uri:
         told.append(f"Its output is in {job.stderr_uri or job.stdout_uri}")
     return Crashed(message=" ".join(told))
+
+
+def told_by(text: bytes | None, call: Call, ended: Ended) -> tuple[State[Any], bool]:
+    """The state of a call whose job has ended, and whether Prefect knows it.
+
+    Args:
+        text: the outcome; None if there certainly is none.
+        call: the call.
+        ended: the end of its job.
+    """
+    if text is None:
+        return state_of_silent(ended), False
+    try:
+        found = payload.loads(text)
+    except Exception as error:  # noqa: BLE001 - whatever unpickling raises
+        told = f"The outcome of the task cannot be read here: {type(error).__name__}: {error}"
+        return Crashed(message=told, data=error), False
+    state: State[Any] = found["state"]
+    exception = raised(state)
+    if exception is not None:
+        restore_chain(exception, found["chain"])
+    run: TaskRun | None = found["run"]
+    if run is None or run.id == call.future.task_run_id:
+        call.task_run = run or call.task_run
+        return state, bool(found["reported"])
+    # An earlier try's task run: that of this try has had no states yet.
+    own = call.register()
+    own.start_time, own.end_time, own.run_count = run.start_time, run.end_time, run.run_count
+    return state.model_copy(update={"id": uuid4(), "timestamp": datetime.now(UTC)}), False
+
+
+def has_completed(text: bytes | None) -> bool:
+    """Whether an outcome is there and tells of success."""
+    if text is None:
+        return False
+    try:
+        state: State[Any] = payload.loads(text)["state"]
+    except Exception:  # noqa: BLE001 - whatever unpickling raises
+        return False
+    return state.is_completed()
 
 
 def end_all(ended: Sequence[tuple[Call, State[Any]]], *, reported: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import site
 import sys
 import sysconfig
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, Final
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -38,11 +39,54 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             )
         if isinstance(obj, Block) and (name := getattr(obj, "_block_document_name", None)):
             return _load_block, (type(obj), name)
+        if isinstance(obj, BaseException) and (reduced := _reduced(obj)) is not None:
+            return reduced
         return super().reducer_override(obj)
 
 
 def _load_block(kind: type[Block], name: str) -> Any:
     return kind.load(name)
+
+
+def _reduced(error: BaseException) -> Any:
+    """How to carry an exception whose constructor is Python's: it may want other arguments than ``args``.
+
+    None for others, which Python carries as they are. One that says itself how it is carried keeps its notes besides.
+    """
+    kind = type(error)
+    found = error.__reduce_ex__(2)
+    if not isinstance(found, tuple):
+        return None
+    if hasattr(kind.__reduce__, "__code__") or found[0] is not kind:
+        notes = getattr(error, "__notes__", None)
+        return (*found, {"__notes__": notes}, None, None, _restore_state) if notes and len(found) == 2 else None
+    if not _is_of_python(kind):
+        return None
+    state = found[2] if len(found) > 2 else None
+    return _rebuilt, (kind, found[1], error.args), state, None, None, _restore_state
+
+
+def _is_of_python(kind: type) -> bool:
+    """Whether a class's constructor is written in Python."""
+    return hasattr(getattr(kind, "__init__"), "__code__")  # noqa: B009 - mypy takes it for an instance's
+
+
+def _rebuilt(kind: type[BaseException], given: tuple[Any, ...], args: tuple[Any, ...]) -> BaseException:
+    """An exception as it was, without its constructor; what it has of Python's own is set by that of its base."""
+    base = next(one for one in kind.__mro__ if not _is_of_python(one) and "__init__" in vars(one))
+    error: BaseException
+    try:
+        error = base.__new__(kind, *given)
+        vars(base)["__init__"](error, *given)
+    except Exception:  # noqa: BLE001 - then what it says is all that is kept
+        error = BaseException.__new__(kind)
+    object.__setattr__(error, "args", args)
+    return error
+
+
+def _restore_state(error: BaseException, state: dict[str, Any]) -> None:
+    for name, value in state.items():
+        object.__setattr__(error, name, value)  # A __setattr__ of its own may refuse.
 
 
 def dumps(value: Any) -> bytes:
@@ -71,6 +115,37 @@ def digest(*texts: bytes) -> str:
     return told.hexdigest()[:32]
 
 
+def told(value: Any, text: bytes) -> bytes:
+    """What a digest of a value is made of: the same in another process, as far as that can be.
+
+    Args:
+        value: the value.
+        text: its pickle, which serves unless it holds a class by value: those have random names in each process.
+    """
+    if b"_make_skeleton" not in text:
+        return text
+    try:
+        return pickle.dumps(value, protocol=5)
+    except Exception:  # noqa: BLE001 - whatever pickling raises
+        return text
+
+
+def source(function: Any) -> bytes:
+    """What a function does, for a digest: its code and constants, the same in every process."""
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    return b"" if code is None else _source(code).encode()
+
+
+def _source(code: CodeType) -> str:
+    constants = [
+        _source(one)
+        if isinstance(one, CodeType)
+        else repr(sorted(map(repr, one)) if isinstance(one, frozenset) else one)
+        for one in code.co_consts
+    ]
+    return repr((code.co_code.hex(), code.co_names, code.co_varnames, constants))
+
+
 @contextmanager
 def by_value(modules: Iterable[ModuleType]) -> Iterator[None]:
     """Pickle what these modules define by value for the length of a block."""
@@ -97,8 +172,14 @@ def own_modules(function: Any) -> set[ModuleType]:
             continue
         seen.add(name)
         module = sys.modules.get(name)
-        if module is not None and _is_own(module):
+        if module is None:
+            continue
+        is_script = (
+            name == "__main__"
+        )  # Its own functions travel by value without being asked; what it imports does not.
+        if not is_script and _is_own(module):
             found.add(module)
+        if is_script or module in found:
             open_ += [
                 value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
                 for value in list(vars(module).values())
@@ -108,8 +189,8 @@ def own_modules(function: Any) -> set[ModuleType]:
 
 def _is_own(module: ModuleType) -> bool:
     name, file = module.__name__, getattr(module, "__file__", None)
-    if name == "__main__" or not file or name.partition(".")[0] in _NEVER_BY_VALUE:
-        return False  # A script's own functions travel by value without being asked.
+    if not file or name.partition(".")[0] in _NEVER_BY_VALUE:
+        return False
     path = Path(file).resolve()
     return not any(path.is_relative_to(place) for place in _installed())
 

@@ -26,11 +26,14 @@ class Place:
         """Key of the calls that were submitted together."""
         return f"{ROOT}/{self.owner}/calls/{name}"
 
-    def results(self, job: str) -> str:
-        """What the keys of a job's results begin with."""
-        return f"{ROOT}/{self.owner}/results/{job}"
+    def results(self, run_id: str) -> str:
+        """What the keys of a job run's results begin with: a later run never reads what an earlier one has left."""
+        return f"{ROOT}/{self.owner}/results/{run_id}"
 
 
-def result_key(results: str, task_run_id: str) -> str:
-    """Key of the result of one task run."""
-    return f"{results}/{task_run_id}"
+def result_key(results: str, number: int) -> str:
+    """Key of the result of the call with that number.
+
+    Not the task run's id: a try that goes on with the job of another has task runs of its own.
+    """
+    return f"{results}/{number}"

@@ -239,7 +239,17 @@ class _Wait:
         """Counts the ends."""
         for _ in self.refused:
             told.ended(None)
-        return lambda job: told.ended(job)
+        logger, total, tell_at = run_logger(), len(self.handles), max(1, len(self.handles) // 10)
+        done = len(self.refused)
+
+        def count(job: Job) -> None:
+            nonlocal done
+            done += 1
+            told.ended(job)
+            if done % tell_at == 0 or done == total:
+                logger.info("%d of %d jobs have ended", done, total)
+
+        return count
 
     def finished(self, ended: Mapping[str, Job]) -> BatchResult:
         """The results; tells of failures."""

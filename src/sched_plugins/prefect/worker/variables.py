@@ -177,6 +177,7 @@ class SchedulerJobConfiguration(BaseJobConfiguration):
     ) -> None:
         """Complete it with what is known of the flow run."""
         super().prepare_for_flow_run(flow_run, deployment, flow, work_pool, worker_name, worker_id)
+        _refuse_unknown(work_pool, getattr(deployment, "job_variables", None), flow_run.job_variables)
         own = {
             "prefect_flow_run_id": flow_run.id,
             "prefect_flow_run_name": flow_run.name,
@@ -226,6 +227,18 @@ class SchedulerJobConfiguration(BaseJobConfiguration):
             group_id=self._group,
             tags={**labels, **self.tags, **self._own_tags},
         )
+
+
+def _refuse_unknown(work_pool: WorkPool | None, *given: Mapping[str, Any] | None) -> None:
+    """Refuse variables that the pool's job template does not have, which Prefect passes over."""
+    template = getattr(work_pool, "base_job_template", None) or {}
+    known = template.get("variables", {}).get("properties", {})
+    for name in [name for variables in given for name in variables or {}] if known else []:
+        if name.partition(".")[0] not in known:
+            raise InvalidWorkPool(
+                f"job_variables has {name!r}, which is no variable of the work pool; there are "
+                f"{', '.join(sorted(known))}"
+            )
 
 
 def _number(value: Any) -> float:

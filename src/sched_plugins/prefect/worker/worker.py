@@ -34,7 +34,7 @@ from sched_plugins.prefect.worker.canceller import Canceller, end_job
 from sched_plugins.prefect.worker.flow_run_job import job_id_of, secret_name
 from sched_plugins.prefect.worker.flow_runs import FlowRuns, patiently
 from sched_plugins.prefect.worker.observation import end_of, telling
-from sched_plugins.prefect.worker.outcome import execution_of, status_code
+from sched_plugins.prefect.worker.outcome import Verdict, execution_of, explanation, status_code
 from sched_plugins.prefect.worker.submission import Asked, NotWanted, Submissions
 from sched_plugins.prefect.worker.tracking import Configurations, Tracked, Where
 from sched_plugins.prefect.worker.variables import Place, SchedulerJobConfiguration, SchedulerVariables
@@ -225,7 +225,9 @@ class SchedulerWorker(BaseWorker[SchedulerJobConfiguration, SchedulerVariables, 
         logger = self.get_flow_run_logger(flow_run)
         try:
             ended: Ended = await end_of(place, run, telling(logger.info, logger.warning))
-            _, state = await self._flow_runs.settle(flow_run.id, ended)
+            found, state = await self._flow_runs.settle(flow_run.id, ended)
+            if found is Verdict.CRASHED:
+                logger.error("%s", explanation(ended))
         finally:
             self._tracked.pop(flow_run.id, None)
         await self._submissions.forget(place, [secret_name(place.environment, run.job_id, run.run_id)])
