@@ -52,7 +52,7 @@ LONG = (
 )  # fmt: skip
 """What takes longest, the longest first: begun late, it would be left over with a core idle."""
 SHARES = ("test_work", "test_task_runner")
-"""How the names of those files of Prefect's begin that share a server with each other alone: each has its fill of time."""
+"""How the names of those files of Prefect's begin that share a server with each other alone: each takes long enough."""
 
 
 def together(file: Path) -> str:
