@@ -75,8 +75,10 @@ airflow: $(VENV)/.airflow  ## Start Airflow with the DAGs beside a laptop stack,
 prefect: $(VENV)/.demo  ## Start Prefect with the flows and a work pool beside a laptop stack, until Ctrl-C
 	@$(BIN)/python -m sched_plugins.local.prefect --flows prefect_flows pipelines/cylinder_flow
 
+# Prefect's in processes of their own: its clients leave threads and connections behind, which other tests would meet.
 test: $(VENV)/.dev  ## Run all tests
-	@$(BIN)/python -m pytest -n 4 --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 4 --no-loadscope-reorder --ignore=tests/prefect
+	@$(BIN)/python -m pytest -n 4 --no-loadscope-reorder tests/prefect
 
 test-prefect-latest: $(VENV)/.prefect-latest  ## Run the Prefect tests with the newest release of Prefect
 	@$(VENV)/prefect-latest/bin/python -m pytest -n 2 --no-loadscope-reorder tests/prefect

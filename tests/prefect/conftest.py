@@ -123,6 +123,8 @@ IGNORED = (
     # Prefect leaves connections to its server to the garbage collector.
     "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning",
     "ignore:unclosed <socket.socket:ResourceWarning",
+    "ignore:Exception ignored in. <function _SelectorTransport.__del__:pytest.PytestUnraisableExceptionWarning",
+    "ignore:unclosed transport:ResourceWarning",
 )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +14,6 @@ from uuid import UUID, uuid4
 
 import boto3
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from job_results import result
 from moto import mock_aws
 from prefect import flow, task
@@ -34,17 +31,6 @@ from sched_plugins.prefect.progress import BatchProgress
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 BUCKET = "pictures-of-tests"
 FOLDER = f"s3://{BUCKET}/run 1/out/"
-PREFECTS_KEYS = re.compile(r"[a-z0-9-]+")
-
-
-@given(st.lists(st.text(max_size=200), max_size=8))
-def test_every_name_has_a_key_of_its_own_that_prefect_takes(names: list[str]) -> None:
-    keys = keys_of("pictures", names)
-    assert set(keys) == set(names)
-    assert len(set(keys.values())) == len(keys)
-    for key in keys.values():
-        assert PREFECTS_KEYS.fullmatch(key)
-        assert len(key) <= MAX_KEY
 
 
 def test_names_that_make_the_same_key_are_told_apart() -> None:

@@ -6,32 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from prefect import flow, task
 
-from sched_plugins.core import limits
 from sched_plugins.errors import InvalidInput, InvalidJob
 from sched_plugins.prefect.identity import Caller, CallIdentity
 from sched_plugins.prefect.submission import labelled
 from sched_plugins.prefect.tasks.dispatch import aio, dual
 
-TEXTS = st.text(max_size=250) | st.sampled_from(["a/b", "a%2Fb", "", "%", "/", "0"])
-IDENTITIES = st.builds(CallIdentity, TEXTS, st.lists(TEXTS, min_size=1, max_size=3).map(tuple))
 told: list[str] = []
-
-
-@given(IDENTITIES, IDENTITIES)
-def test_different_calls_have_different_runs_and_the_same_ones_the_same(one: CallIdentity, other: CallIdentity) -> None:
-    same = (one.flow_run_id, one.parts) == (other.flow_run_id, other.parts)
-    assert (one.digest == other.digest) is same
-    if "no-flow" not in (one.flow_run_id, other.flow_run_id):
-        assert (one.job_id == other.job_id) is same
-
-
-@given(IDENTITIES)
-def test_a_job_id_is_within_its_limit(one: CallIdentity) -> None:
-    assert len(one.job_id.encode()) <= limits.MAX_JOB_ID_BYTES
 
 
 @aio(name="call")

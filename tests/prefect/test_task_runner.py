@@ -12,13 +12,14 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psutil
 import pytest
-from conftest import ENVIRONMENT
 from deployed import SCHEDULER, DeployedStack, plain
 from fleet_client import eventually
 from prefect import allow_failure, flow, get_client, tags, task, unmapped
+from prefect.client.schemas.filters import LogFilter, LogFilterTaskRunId
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, get_run_context
 from prefect.exceptions import CrashedRun, UnfinishedRun
@@ -27,6 +28,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as runtime
 from prefect.states import Completed
 from prefect.utilities.annotations import quote
+from prefect_stack import ENVIRONMENT
 
 from sched_plugins.client import Job, SchedulerClient, Status
 from sched_plugins.core import names
@@ -208,7 +210,8 @@ def test_a_task_knows_its_flow_and_its_secrets_are_nowhere(
 
     def logged() -> bool:
         with get_client(sync_client=True) as client:
-            return any("a line of the task's log" in log.message for log in client.read_logs())
+            own = LogFilter(task_run_id=LogFilterTaskRunId(any_=[UUID(found["task_run_id"])]))
+            return any("a line of the task's log" in log.message for log in client.read_logs(own))
 
     eventually(logged, PATIENCE)
 
