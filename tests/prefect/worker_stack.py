@@ -137,7 +137,7 @@ class WorkerProcess:
             sys.executable, "-m", "prefect", "worker", "start", "--pool", pool.name, "--type", SchedulerWorker.type,
             "--name", self.name, *arguments,
         ]  # fmt: skip
-        settings = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_CLIENT_MAX_RETRIES": "5", **variables}
+        settings = {"PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_CLIENT_MAX_RETRIES": "5", **variables}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, env={**os.environ, **settings}, stdin=subprocess.DEVNULL, stdout=log, stderr=log

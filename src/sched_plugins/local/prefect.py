@@ -100,9 +100,10 @@ class LocalPrefect:
         body = None if value is None else json.dumps(value).encode()
         headers = {"Content-Type": "application/json"}
         asked = Request(f"{self.url}/api{path}", data=body, method=method, headers=headers)  # noqa: S310 - http, ours
+        repeatable = method == "GET" or path.endswith("/filter")
         for tries_left in reversed(range(_TRIES)):
             try:
-                with build_opener(ProxyHandler({})).open(asked, timeout=60) as reply:
+                with build_opener(ProxyHandler({})).open(asked, timeout=20 if repeatable else 120) as reply:
                     text = reply.read()
                 return json.loads(text) if text else None
             except HTTPError as error:
@@ -115,6 +116,9 @@ class LocalPrefect:
                     f"Prefect refused {method} {path} ({error.code}): {said}. Its log is {self.log}."
                 ) from error
             except (OSError, HTTPException, ValueError) as error:
+                # Now and then its SQLite keeps everybody waiting for a minute.
+                if isinstance(error, TimeoutError) and repeatable and tries_left:
+                    continue
                 raise LaptopStackError(
                     f"Prefect at {self.url} does not answer: {error}. Its log is {self.log}."
                 ) from error
@@ -230,7 +234,7 @@ def _defaults() -> dict[str, str]:
         "PREFECT_CLIENT_MAX_RETRIES": "20",
         "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "15",
         "PREFECT_SERVER_DATABASE_TIMEOUT": "15",
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_WORKER_QUERY_SECONDS": "4",
     }
 
 
