@@ -57,8 +57,8 @@ def submit_job(
         scheduler: a ServerlessScheduler block or a stack name; by default that of ``SCHED_SCHEDULER``.
         environment: an environment of that scheduler, whose workers run it; by default the block's.
         queue: a job queue (name, ARN or URL) instead.
-        job_key: who the job is within the flow run; by default it follows from the order of the calls. Name it where
-            calls run concurrently, as mapped ones do.
+        job_key: who the job is within the flow run; by default it follows from what the job does, and of several calls
+            that do the same from their number.
 
     Raises:
         InvalidInput: a value cannot be; nothing was submitted.
@@ -282,7 +282,7 @@ def _waited(
     client: JobClientLike, handle: JobHandle, timeout: float | None, check: bool, cancel: bool, maximum: int
 ) -> JobResult:
     root_id = Caller().root_id
-    ended = wait_each(client, [handle], timeout=timeout, root_id=root_id, cancel=cancel, on_change=_live_changes())
+    ended = wait_each(client, [handle], timeout=timeout, root_id=root_id, cancel=cancel, on_change=live_changes())
     return finished(client, ended[handle.job_id], check, maximum)
 
 
@@ -291,14 +291,15 @@ async def _awaited(
 ) -> JobResult:
     root_id = Caller().root_id
     ended = await await_each(
-        client, [handle], timeout=timeout, root_id=root_id, cancel=cancel, on_change=_live_changes()
+        client, [handle], timeout=timeout, root_id=root_id, cancel=cancel, on_change=live_changes()
     )
     return await asyncio.to_thread(finished, client, ended[handle.job_id], check, maximum)
 
 
-def _live_changes() -> Any:
+def live_changes() -> Any:
+    """Tells a task's log of each change of its job before the end, of which its output tells."""
     tell = tell_change(run_logger())
-    return lambda job: None if job.is_terminal else tell(job)  # The end is told of with the output.
+    return lambda job: None if job.is_terminal else tell(job)
 
 
 def _cancelled(job: HandleLike, scheduler: SchedulerLike, environment: str) -> str:

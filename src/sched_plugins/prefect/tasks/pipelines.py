@@ -43,7 +43,7 @@ def run_pipeline(
         scheduler: a block or a stack name; by default that of the pipeline's environments.
         parameters: by stage, ahead of the file's.
         input_folder: a local folder with the first stages' input files.
-        job_key: who this run is within the flow run; name it where several run concurrently.
+        job_key: who this run is within the flow run, where its jobs are to be known by a name.
         stage_options: options of the stages' tasks: ``retries``, ``timeout_seconds``, ``tags``, …
         arguments: of every stage's ``run_stage``.
 

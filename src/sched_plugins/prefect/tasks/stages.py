@@ -22,11 +22,11 @@ from sched_plugins.errors import InvalidInput
 from sched_plugins.prefect.blocks.scheduler import as_scheduler
 from sched_plugins.prefect.cancellation import asubmitting, cancelling
 from sched_plugins.prefect.identity import Caller, CallIdentity
-from sched_plugins.prefect.output import run_logger, tell_change
+from sched_plugins.prefect.output import run_logger
 from sched_plugins.prefect.records import JobHandle, JobResult
 from sched_plugins.prefect.submission import check_free, handle_of, submit_one
 from sched_plugins.prefect.tasks.dispatch import aio, dual
-from sched_plugins.prefect.tasks.jobs import SchedulerLike, finished
+from sched_plugins.prefect.tasks.jobs import SchedulerLike, finished, live_changes
 from sched_plugins.prefect.waiting import await_each, wait_each
 
 FolderLike = str | JobResult
@@ -62,7 +62,7 @@ async def arun_stage(
     handle = await asubmitting(client, caller.root_id, lambda: stage.start(client, identity), own)
     ended = await await_each(
         client, [handle], timeout=timeout, root_id=caller.root_id, cancel=cancel_on_interrupt,
-        on_change=_live_changes(),
+        on_change=live_changes(),
     )  # fmt: skip
     return await asyncio.to_thread(finished, client, ended[handle.job_id], check, max_log_characters)
 
@@ -124,7 +124,7 @@ def run_stage(
         handle = stage.start(client, identity)
         ended = wait_each(
             client, [handle], timeout=timeout, root_id=caller.root_id, cancel=cancel_on_interrupt,
-            on_change=_live_changes(),
+            on_change=live_changes(),
         )  # fmt: skip
     return finished(client, ended[handle.job_id], check, max_log_characters)
 
@@ -217,8 +217,3 @@ def _content(path: Path) -> str:
 def environment_of(scheduler: SchedulerLike, environment: str) -> EnvironmentClient:
     """The environment that runs a stage."""
     return as_scheduler(scheduler, environment=environment).environment_client(environment)
-
-
-def _live_changes() -> Any:
-    tell = tell_change(run_logger())
-    return lambda job: None if job.is_terminal else tell(job)  # The end is told of with the output.
