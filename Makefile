@@ -75,19 +75,13 @@ airflow: $(VENV)/.airflow  ## Start Airflow with the DAGs beside a laptop stack,
 prefect: $(VENV)/.demo  ## Start Prefect with the flows and a work pool beside a laptop stack, until Ctrl-C
 	@$(BIN)/python -m sched_plugins.local.prefect --flows prefect_flows pipelines/cylinder_flow
 
-# On SQLite, Prefect's server sometimes keeps everybody waiting for a minute (PrefectHQ/prefect#22967). What failed is run
-# once more, alone: a fault of ours fails again.
-prefect_tests = $(1) -m pytest -n $(2) --no-loadscope-reorder tests/prefect || \
-	{ echo "Once more, what failed:"; \
-	  $(1) -m pytest --last-failed --last-failed-no-failures none tests/prefect; }
-
 # Prefect's in processes of their own: its clients leave threads and connections behind, which other tests would meet.
 test: $(VENV)/.dev  ## Run all tests
 	@$(BIN)/python -m pytest -n 4 --no-loadscope-reorder --ignore=tests/prefect
-	@$(call prefect_tests,$(BIN)/python,4)
+	@$(BIN)/python -m pytest -n 4 --no-loadscope-reorder tests/prefect
 
 test-prefect-latest: $(VENV)/.prefect-latest  ## Run the Prefect tests with the newest release of Prefect
-	@$(call prefect_tests,$(VENV)/prefect-latest/bin/python,4)
+	@$(VENV)/prefect-latest/bin/python -m pytest -n 4 --no-loadscope-reorder tests/prefect
 
 lint: $(VENV)/.dev $(VENV)/.checkov  ## Lint, types, import order
 	@$(BIN)/ruff check .

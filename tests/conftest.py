@@ -45,13 +45,13 @@ APART = {
 }  # fmt: skip
 """Files of theirs that start all that they need themselves."""
 LONG = (
-    "test_standalone.py", "test_work", "prefect", "test_flows.py", "acceptance", "test_task_runner",
+    "test_standalone.py", "prefect", "test_worker", "test_flows.py", "acceptance", "test_task_runner",
     "test_make_prefect.py", "test_cylinder_flow.py", "test_executor_runs.py", "airflow", "test_client.py",
     "test_pipelines.py", "test_local_server.py", "test_staging.py", "test_environment_stack.py", "test_cli_stack.py",
     "test_scheduler_stack.py",
 )  # fmt: skip
 """What takes longest, the longest first: begun late, it would be left over with a core idle."""
-SHARES = ("test_work", "test_task_runner")
+SHARES = ("test_worker", "test_task_runner")
 """How the names of those files of Prefect's begin that share a server with each other alone: each takes long enough."""
 
 

@@ -10,11 +10,12 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from deployed import SCHEDULER, DeployedStack
@@ -35,6 +36,13 @@ KEY = "pnu_planted-api-key-of-this-test"
 AUTH = "admin:planted-auth-string"
 OWN = "planted-variable-of-a-deployment"
 SECRETS = (KEY, AUTH, OWN)
+PLANTED = ("planted-to-be-found-in-a-command", "planted-to-be-found-in-a-variable")
+PREFECT_KINDS: dict[str, dict[str, Any]] = {
+    "logs": {"limit": 200, "sort": "TIMESTAMP_DESC"},
+    "artifacts": {"limit": 200, "sort": "CREATED_DESC"},
+    "events": {"limit": 50},
+}
+"""What Prefect shows of runs, and how the newest of each is asked for."""
 NO_WORKERS = f"{SCHEDULER}-job-queue"
 _PACKED = re.compile(rb"H4sI[A-Za-z0-9+/=]{40,}")
 
@@ -50,12 +58,12 @@ def worker(pool: Pool) -> Iterator[WorkerProcess]:
         yield found
 
 
-def found_in(data: bytes) -> set[str]:
-    """The secrets in some data, and in what is packed in it as scripts of jobs are."""
-    found = {secret for secret in SECRETS if secret.encode() in data}
+def found_in(data: bytes, secrets: Sequence[str]) -> set[str]:
+    """Which of the secrets are in some data, or in what is packed in it as scripts of jobs are."""
+    found = {secret for secret in secrets if secret.encode() in data}
     for packed in _PACKED.findall(data):
         try:
-            found |= found_in(gzip.decompress(base64.b64decode(packed)))
+            found |= found_in(gzip.decompress(base64.b64decode(packed)), secrets)
         except (binascii.Error, OSError, EOFError):
             continue
     return found
@@ -64,12 +72,12 @@ def found_in(data: bytes) -> set[str]:
 class Search:
     """Looks wherever something of a job is kept or shown."""
 
-    def __init__(self, pool: Pool, *texts: Path) -> None:
+    def __init__(self, pool: Pool, *texts: Path, secrets: Sequence[str] = SECRETS) -> None:
         self.stack = pool.stack
         self.pool = pool
         self.texts = texts
-        self.messages = 0
-        kinds = ("queues", "tables", "commands", "S3", "files", "Prefect's logs")
+        self.secrets = secrets
+        kinds = ("queues", "tables", "commands", "S3", "files", *PREFECT_KINDS)
         self.found: dict[str, set[str]] = {kind: set() for kind in kinds}
 
     @contextmanager
@@ -90,22 +98,23 @@ class Search:
             over.set()
             thread.join()
 
-    def look_at_queues(self) -> None:
-        """Look at what waits in all queues, and leave it there."""
+    def look_at_queues(self, job_id: str) -> None:
+        """Look at what waits in all queues, and leave it there, until this job is among it."""
 
-        def look() -> int:
+        def look() -> bool:
+            told = ""
             for url in self.stack.sqs.list_queues()["QueueUrls"]:
                 got = self.stack.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=0)
-                self.messages += len(got.get("Messages", []))
-                self.found["queues"] |= found_in(json.dumps(got.get("Messages", []), default=str).encode())
-            return self.messages
+                told += json.dumps(got.get("Messages", []), default=str)
+            self._look_at("queues", told.encode())
+            return job_id in told
 
         eventually(look, 60)
 
     def look_at_file(self, path: Path) -> None:
         """Look at a file, which may be gone."""
         try:
-            self.found["files"] |= found_in(path.read_bytes())
+            self._look_at("files", path.read_bytes())
         except OSError:
             return
 
@@ -113,22 +122,24 @@ class Search:
         """Look at what stays."""
         for table in (names.job_table(SCHEDULER), names.slot_table(SCHEDULER)):
             items = self.stack.dynamodb.scan(TableName=table)["Items"]
-            self.found["tables"] |= found_in(json.dumps(items).encode())
+            self._look_at("tables", json.dumps(items).encode())
         for command in self.stack.ssm.list_commands()["Commands"]:
             told = [command]
             for instance in command.get("InstanceIds", ()):
                 asked = {"CommandId": command["CommandId"], "InstanceId": instance}
                 told.append(self.stack.ssm.get_command_invocation(**asked))
-            self.found["commands"] |= found_in(json.dumps(told, default=str).encode())
+            self._look_at("commands", json.dumps(told, default=str).encode())
         for bucket in self.stack.s3.list_buckets()["Buckets"]:
             for entry in self.stack.s3.list_objects_v2(Bucket=bucket["Name"]).get("Contents", ()):
                 body = self.stack.s3.get_object(Bucket=bucket["Name"], Key=entry["Key"])["Body"].read()
-                self.found["S3"] |= found_in(body)
-        logs = self.pool.client.request("POST", "/logs/filter", json={"limit": 200, "sort": "TIMESTAMP_DESC"})
-        assert logs.json()
-        self.found["Prefect's logs"] |= found_in(logs.content)
+                self._look_at("S3", body)
+        for kind, asked in PREFECT_KINDS.items():
+            self._look_at(kind, self.pool.client.request("POST", f"/{kind}/filter", json=asked).content)
         for path in (*self.texts, *_files(Path(self.stack.info.state_dir))):
             self.look_at_file(path)
+
+    def _look_at(self, kind: str, data: bytes) -> None:
+        self.found[kind] |= found_in(data, self.secrets)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -145,32 +156,51 @@ def test_no_secret_is_in_queue_table_command_history_logs_or_files(pool: Pool, w
     with search.watching():
         [run] = pool.start(pool.standin(1.0, queue=NO_WORKERS, env={"OWN": OWN}))
         eventually(lambda: pool.record(run).get("status") == "QUEUED", 90)
-        search.look_at_queues()
+        search.look_at_queues(f"prefect-{run.id}")
         assert len(pool.secrets(run)) == 1
         pool.stack.worker(NO_WORKERS)
         pool.becomes(run, "COMPLETED", seconds=90)
         pool.stack.ended(f"prefect-{run.id}")
+    logs_of_run = {"logs": {"flow_run_id": {"any_": [str(run.id)]}}}
+    eventually(lambda: bool(pool.client.request("POST", "/logs/filter", json=logs_of_run).json()), 30)
     search.look()
-    assert search.messages
     assert search.found == {kind: set() for kind in search.found}
     eventually(lambda: not pool.secrets(run), 60)
 
 
 def test_the_search_finds_a_secret_that_is_planted(pool: Pool) -> None:
-    search = Search(pool)
+    command, variable = PLANTED
+    search = Search(pool, secrets=PLANTED)
     client = SchedulerClient(SCHEDULER)
     with search.watching():
-        told = client.submit({"commands": [f"echo {KEY} {AUTH}; sleep 1"], "environment": {"OWN": OWN}})
-        search.look_at_queues()
+        told = client.submit({"commands": [f"echo {command}; sleep 1"], "environment": {"OWN": variable}})
+        search.look_at_queues(told.job_id)
         pool.stack.worker(NO_WORKERS)
         client.wait(told, timeout=90)
-    search.look()
-    assert search.messages
-    assert search.found == {
-        "queues": set(SECRETS), "tables": set(SECRETS), "commands": set(SECRETS), "S3": {KEY, AUTH},
-        "files": set(SECRETS), "Prefect's logs": set(),
+    plant_in_prefect(pool, command)
+    everywhere = {
+        "queues": set(PLANTED), "tables": set(PLANTED), "commands": set(PLANTED), "S3": {command},
+        "files": set(PLANTED), "logs": {command}, "artifacts": {command}, "events": {command},
     }  # fmt: skip
-    assert found_in(f"level=INFO {KEY}".encode()) == {KEY}
+
+    def look() -> bool:
+        search.look()
+        return search.found["events"] != set()  # Prefect writes them a moment later
+
+    eventually(look, 30)
+    assert search.found == everywhere
+
+
+def plant_in_prefect(pool: Pool, secret: str) -> None:
+    """Write a text wherever Prefect shows what runs tell."""
+    now = datetime.now(UTC).isoformat()
+    log = {"name": "a logger", "level": 20, "message": f"level=INFO {secret}", "timestamp": now}
+    event = {
+        "id": str(uuid4()), "occurred": now, "event": "planted", "resource": {"prefect.resource.id": f"a.{secret}"},
+    }  # fmt: skip
+    pool.client.request("POST", "/logs/", json=[log])
+    pool.client.request("POST", "/artifacts/", json={"key": "planted", "type": "markdown", "data": secret})
+    pool.client.request("POST", "/events", json=[event])
 
 
 def test_values_that_cannot_be_are_refused_with_the_next_step(pool: Pool, worker: WorkerProcess) -> None:

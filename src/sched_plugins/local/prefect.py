@@ -49,12 +49,7 @@ START_SECONDS: Final = 180.0
 """How long the server, the worker or the deployments may take (a dozen seconds on two idle cores)."""
 STOP_SECONDS: Final = 5.0
 """How long the worker, and then the server, may take to end after SIGINT before it is killed (a second, usually)."""
-_PREFECT: Final = """
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("prefect", run_name="__main__", alter_sys=True)
-"""
-"""``prefect``, which SIGINT ends, also where that came in ignored, as in what a shell runs in its background."""
+_PREFECT: Final = ("-m", "sched_plugins.local.prefect_command")
 _TRIES: Final = 20
 """How often a call is made that the server is too busy for."""
 _SCHEDULER: Final = "SCHED_SCHEDULER"
@@ -100,10 +95,9 @@ class LocalPrefect:
         body = None if value is None else json.dumps(value).encode()
         headers = {"Content-Type": "application/json"}
         asked = Request(f"{self.url}/api{path}", data=body, method=method, headers=headers)  # noqa: S310 - http, ours
-        repeatable = method == "GET" or path.endswith("/filter")
         for tries_left in reversed(range(_TRIES)):
             try:
-                with build_opener(ProxyHandler({})).open(asked, timeout=20 if repeatable else 120) as reply:
+                with build_opener(ProxyHandler({})).open(asked, timeout=120) as reply:
                     text = reply.read()
                 return json.loads(text) if text else None
             except HTTPError as error:
@@ -116,9 +110,6 @@ class LocalPrefect:
                     f"Prefect refused {method} {path} ({error.code}): {said}. Its log is {self.log}."
                 ) from error
             except (OSError, HTTPException, ValueError) as error:
-                # Now and then its SQLite keeps everybody waiting for a minute.
-                if isinstance(error, TimeoutError) and repeatable and tries_left:
-                    continue
                 raise LaptopStackError(
                     f"Prefect at {self.url} does not answer: {error}. Its log is {self.log}."
                 ) from error
@@ -267,7 +258,7 @@ def _start(prefect: LocalPrefect, log: Path, *command: str) -> subprocess.Popen[
 def _start_server(prefect: LocalPrefect, *, services: bool) -> subprocess.Popen[bytes]:
     port = prefect.url.rpartition(":")[2]
     options = () if services else ("--no-services",)  # schedules and such, which a flow that is called has no use for
-    command = ("-c", _PREFECT, "server", "start", "--host", "127.0.0.1", "--port", port, *options)
+    command = (*_PREFECT, "server", "start", "--host", "127.0.0.1", "--port", port, *options)
     return _start(prefect, prefect.log, *command)
 
 
@@ -279,7 +270,7 @@ def _serve(prefect: LocalPrefect, flows: Path, say: Say) -> None:
     say("starting its worker, and deploying the flows")
     log = prefect.home / "worker.log"
     options = ("--pool", WORK_POOL, "--name", WORK_POOL, "--install-policy", "never")
-    worker = _start(prefect, log, "-c", _PREFECT, "worker", "start", *options)
+    worker = _start(prefect, log, *_PREFECT, "worker", "start", *options)
     _run(prefect, flows, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "prefect.yaml")
     _wait(prefect, worker, f"the worker of pool {WORK_POOL}", log, prefect.has_worker)
 
