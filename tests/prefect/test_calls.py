@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from prefect import flow, task
+from prefect import flow, runtime, task
 
 from sched_plugins.errors import InvalidInput, InvalidJob
 from sched_plugins.prefect.identity import Caller, CallIdentity
@@ -133,6 +133,33 @@ def test_jobs_of_a_flow_run_within_another_are_of_the_outer_ones_group() -> None
 
     outer()
     assert len(set(groups)) == 1
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_flow_run_within_another_finds_its_calls_again_when_the_outer_one_is_retried() -> None:
+    runs: list[str] = []
+
+    @flow
+    def inner(case: str) -> None:
+        runs.append(str(runtime.flow_run.id))
+        call("solve")
+        call("keyed", job_key="solve")
+        raise RuntimeError(case)
+
+    @flow(retries=1)
+    def outer() -> None:
+        is_retry = bool(told)
+        for case in ("a", "c", "b") if is_retry else ("a", "b", "b"):
+            inner(case, return_state=True)
+        if not is_retry:
+            raise RuntimeError("once more")
+
+    outer()
+    assert len(set(runs)) == 6, "Prefect makes a flow run that failed anew"
+    a, b, second_b, again_a, c, again_b = (told[first : first + 2] for first in range(0, 12, 2))
+    assert len({*a, *b, *second_b, *c}) == 8, "other calls have other jobs, also where only parameters differ"
+    assert again_a == a
+    assert again_b == second_b
 
 
 def test_a_key_names_nothing_outside_a_flow_run() -> None:

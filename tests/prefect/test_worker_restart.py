@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 import pytest
@@ -11,6 +12,9 @@ from prefect.states import Pending
 from worker_stack import Pool, WorkerProcess, working
 
 MANY = 20
+REAL = pytest.mark.skipif(
+    "SCHED_TEST_REAL_FLOWS" not in os.environ, reason="twenty flows take minutes; set SCHED_TEST_REAL_FLOWS=1"
+)
 
 
 @pytest.fixture
@@ -18,9 +22,10 @@ def pool(tmp_path_factory: pytest.TempPathFactory, prefect_and_stack: DeployedSt
     return Pool(tmp_path_factory.mktemp("restart"), prefect_and_stack)
 
 
-def test_each_run_ends_in_its_true_state_though_the_worker_is_killed(pool: Pool) -> None:
+@pytest.mark.parametrize("kind", ["standin", pytest.param("counted", marks=REAL)])
+def test_each_run_ends_in_its_true_state_though_the_worker_is_killed(pool: Pool, kind: str) -> None:
     ways = {"completed": "COMPLETED", "failed": "FAILED", "9": "CRASHED"}
-    deployments = {way: pool.standin(1.0, way) for way in ways}
+    deployments = {way: getattr(pool, kind)(1.0, way) for way in ways}
     order = [list(ways)[number % len(ways)] for number in range(MANY)]
     runs = {pool.start(deployments[way])[0].id: way for way in order}
     first = WorkerProcess(pool, name="same")
@@ -32,7 +37,7 @@ def test_each_run_ends_in_its_true_state_though_the_worker_is_killed(pool: Pool)
     assert len(pool.ran_runs()) < MANY, "the worker was killed too late for this test to show anything"
     with working(pool, "--limit", str(MANY)):
         for run_id, way in runs.items():
-            pool.becomes(pool.client.read_flow_run(run_id), ways[way], seconds=240)
+            pool.becomes(pool.client.read_flow_run(run_id), ways[way], seconds=400)
         for run_id in runs:
             pool.stack.ended(f"prefect-{run_id}")
         assert Counter(run for run, _ in pool.ran_runs()) == Counter(str(run_id) for run_id in runs)

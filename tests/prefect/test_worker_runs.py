@@ -6,12 +6,15 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from deployed import DeployedStack
+from deployed import SCHEDULER, DeployedStack
 from fleet_client import eventually
 from prefect.states import Scheduled
+from prefect_aws import AwsCredentials
+from prefect_stack import ENVIRONMENT
 from worker_stack import Pool, WorkerProcess, alive, working
 
 from sched_plugins.local import control
+from sched_plugins.prefect import ServerlessScheduler
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,15 @@ def test_a_flow_runs_as_a_job_and_reaches_its_own_state(pool: Pool, worker: Work
     assert "blue" not in str(record)
     assert pool.read(run).infrastructure_pid == f"prefect-{run.id}"
     eventually(lambda: not pool.secrets(run), 60)
+
+
+def test_a_block_names_scheduler_and_environment(pool: Pool, worker: WorkerProcess) -> None:
+    block = ServerlessScheduler(scheduler=SCHEDULER, environment=ENVIRONMENT, credentials=AwsCredentials())
+    reference = {"$ref": {"block_document_id": str(block.save("of-a-pool", overwrite=True))}}
+    [run] = pool.start(pool.standin(scheduler=None, environment=None, scheduler_block=reference))
+    done = pool.becomes(run, "COMPLETED", "FAILED", "CRASHED", seconds=120)
+    assert done.state.is_completed(), done.state
+    assert pool.stack.ended(f"prefect-{run.id}")["queue"] == f"{ENVIRONMENT}-job-queue"
 
 
 def test_what_the_end_of_a_job_means(pool: Pool, worker: WorkerProcess) -> None:

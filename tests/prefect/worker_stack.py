@@ -29,7 +29,7 @@ STANDIN = Path(__file__).parent / "standin_flow.py"
 FLOWS = """
 import os, time
 from pathlib import Path
-from prefect import flow
+from prefect import flow, runtime
 
 @flow
 def real(name: str = "you", seconds: float = 0.0) -> str:
@@ -38,6 +38,16 @@ def real(name: str = "you", seconds: float = 0.0) -> str:
     if name == "nobody":
         raise ValueError("nobody is there")
     return "hello " + name
+
+@flow
+def counted(ran: str, seconds: float, way: str) -> None:
+    with Path(ran).open("a") as file:
+        file.write(f"{runtime.flow_run.id} {os.getpid()}\\n")
+    time.sleep(seconds)
+    if way == "failed":
+        raise ValueError(way)
+    if way != "completed":
+        os._exit(int(way))
 """
 
 
@@ -62,7 +72,9 @@ class Pool:
         )
         self._deployments: dict[str, UUID] = {}
 
-    def deployment(self, entrypoint: str = "flows.py:real", **job_variables: Any) -> UUID:
+    def deployment(
+        self, entrypoint: str = "flows.py:real", parameters: dict[str, Any] | None = None, **job_variables: Any
+    ) -> UUID:
         """A deployment of the pool with these variables."""
         flow_id = self.client.create_flow_from_name(entrypoint.partition(":")[2])
         return self.client.create_deployment(
@@ -71,6 +83,7 @@ class Pool:
             work_pool_name=self.name,
             entrypoint=entrypoint,
             path=str(self.folder),
+            parameters=parameters,
             job_variables=job_variables,
         )
 
@@ -78,6 +91,10 @@ class Pool:
         """A deployment whose flow runs are over in a moment, or after so many seconds."""
         command = f"exec {sys.executable} {STANDIN} {self.ran} {seconds} {way}"
         return self.deployment(command=command, **variables)
+
+    def counted(self, seconds: float = 0.0, way: str = "completed") -> UUID:
+        """The same, but what runs is a flow, by Prefect's own program."""
+        return self.deployment("flows.py:counted", parameters={"ran": str(self.ran), "seconds": seconds, "way": way})
 
     def start(self, deployment: UUID, count: int = 1, **options: Any) -> list[FlowRun]:
         """Flow runs that are due now."""

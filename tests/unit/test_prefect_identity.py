@@ -18,9 +18,9 @@ IDENTITIES = st.builds(CallIdentity, TEXTS, st.lists(TEXTS, min_size=1, max_size
 
 @given(IDENTITIES, IDENTITIES)
 def test_different_calls_have_different_runs_and_the_same_ones_the_same(one: CallIdentity, other: CallIdentity) -> None:
-    same = (one.flow_run_id, one.parts) == (other.flow_run_id, other.parts)
+    same = (one.owner, one.parts) == (other.owner, other.parts)
     assert (one.digest == other.digest) is same
-    if "no-flow" not in (one.flow_run_id, other.flow_run_id):
+    if "no-flow" not in (one.owner, other.owner):
         assert (one.job_id == other.job_id) is same
 
 

@@ -6,6 +6,9 @@ id for the same call, in whatever order concurrent calls come; and a call that a
 result. (Prefect's own dynamic key does not serve: for a task that runs locally it is random.) With a ``job_key`` the id
 is ``prefect/<flow run id>/<job key>``, and other content is refused. Outside flows the task run's own id stands in.
 
+A flow run within another one may be made anew when that is retried. So the id of the task run by which its parent
+knows this call, together with a digest of the parameters, stands for its own id.
+
 What an execution has to do about the job says :func:`sched_plugins.client.identity.decide`.
 """
 
@@ -39,8 +42,8 @@ _SHOWN: Final = 12
 class CallIdentity:
     """A call of a task, over all of its retries."""
 
-    flow_run_id: str
-    """Empty outside a flow run."""
+    owner: str
+    """The flow run: its id, or, within another one, what outlasts a retry of that. Empty outside a flow run."""
     parts: tuple[str, ...]
     """The job key; or the task, the content and the number of the call."""
     content: str = ""
@@ -54,13 +57,13 @@ class CallIdentity:
     @property
     def job_id(self) -> str:
         """The job's id, at most 1,200 bytes."""
-        told = "/".join(escaped(part) for part in (PREFIX, self.flow_run_id or "no-flow", *self.parts))
+        told = "/".join(escaped(part) for part in (PREFIX, self.owner or "no-flow", *self.parts))
         return fitted(told, limits.MAX_JOB_ID_BYTES)
 
     @property
     def digest(self) -> str:
         """What the run ids of this identity, and no others, begin with."""
-        return digest(PREFIX, self.flow_run_id, *self.parts)
+        return digest(PREFIX, self.owner, *self.parts)
 
     @property
     def tags(self) -> dict[str, str]:
@@ -107,6 +110,7 @@ class Caller:
         alone = not self.flow_run_id or flow is None or bool(getattr(flow, "detached", False))
         self._scope = () if not alone else (self._parent if self._parent and self.flow_run_id else self._run_id,)
         self._counters: dict[str, Any] = {} if flow is None else flow.task_run_dynamic_keys
+        self._owner = _owner(flow_run, self.flow_run_id)
         self.root_id = _root_id(flow, self.flow_run_id)
         labels = {
             "prefect_flow_run_id": self.flow_run_id,
@@ -154,7 +158,7 @@ class Caller:
 
     def _identity(self, parts: tuple[str, ...], content: str) -> CallIdentity:
         group = group_id(self.root_id) if self.root_id else ""
-        return CallIdentity(self.flow_run_id, parts, content, self._key is not None, group, self._labels)
+        return CallIdentity(self._owner, parts, content, self._key is not None, group, self._labels)
 
     def _claim(self, key: str) -> None:
         if self._number("key", key):
@@ -203,6 +207,12 @@ def _task_name(run: Any) -> str:
     """The task's name in its key, without the digest of its code: an upgrade is to find the jobs of before."""
     name, _, _ = str(run.task_key).rpartition("-")
     return name or str(run.task_key)
+
+
+def _owner(flow_run: Any, flow_run_id: str) -> str:
+    if flow_run is None or str(flow_run.id) != flow_run_id or flow_run.parent_task_run_id is None:
+        return flow_run_id
+    return f"{flow_run.parent_task_run_id}.{content_digest(flow_run.parameters)[:_SHOWN]}"
 
 
 def _root_id(flow: Any, flow_run_id: str) -> str:
