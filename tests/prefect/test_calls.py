@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect import flow, runtime, task
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.flow_engine import run_flow
+from prefect.states import Pending
 
+from sched_plugins.core.state import Status
 from sched_plugins.errors import InvalidInput, InvalidJob
-from sched_plugins.prefect.identity import Caller, CallIdentity
+from sched_plugins.prefect.identity import Caller, CallIdentity, _stable
 from sched_plugins.prefect.submission import labelled
 from sched_plugins.prefect.tasks.dispatch import aio, dual
 
@@ -136,7 +142,7 @@ def test_jobs_of_a_flow_run_within_another_are_of_the_outer_ones_group() -> None
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_flow_run_within_another_finds_its_calls_again_when_the_outer_one_is_retried() -> None:
+def test_a_flow_that_a_flow_calls_finds_its_calls_again_when_the_outer_one_is_retried() -> None:
     runs: list[str] = []
 
     @flow
@@ -146,20 +152,113 @@ def test_a_flow_run_within_another_finds_its_calls_again_when_the_outer_one_is_r
         call("keyed", job_key="solve")
         raise RuntimeError(case)
 
+    @flow
+    def middle(case: str) -> None:
+        inner(case)
+
+    @task
+    def within(case: str) -> None:
+        inner(case, return_state=True)
+
+    def once(*cases: str) -> list[list[str]]:
+        told.clear()
+        for case in cases:
+            inner(case, return_state=True)
+        middle("a", return_state=True)
+        within("a")
+        return [told[first : first + 2] for first in range(0, len(told), 2)]
+
+    found: list[list[list[str]]] = []
+
     @flow(retries=1)
     def outer() -> None:
-        is_retry = bool(told)
-        for case in ("a", "c", "b") if is_retry else ("a", "b", "b"):
-            inner(case, return_state=True)
-        if not is_retry:
+        found.append(once(*(("b", "c", "a") if found else ("a", "b", "b"))))
+        if len(found) == 1:
             raise RuntimeError("once more")
 
     outer()
-    assert len(set(runs)) == 6, "Prefect makes a flow run that failed anew"
-    a, b, second_b, again_a, c, again_b = (told[first : first + 2] for first in range(0, 12, 2))
-    assert len({*a, *b, *second_b, *c}) == 8, "other calls have other jobs, also where only parameters differ"
-    assert again_a == a
-    assert again_b == second_b
+    (a, b, second_b, nested, in_task), (again_b, c, again_a, again_nested, again_in_task) = found
+    assert len(set(runs)) == 10, "Prefect makes a flow run that failed anew"
+    assert len({*a, *b, *second_b, *nested, *in_task, *c}) == 12, "other calls have other jobs"
+    assert (again_a, again_b, again_nested, again_in_task) == (a, b, nested, in_task)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_task_that_calls_a_flow_anew_finds_the_calls_of_that() -> None:
+    @flow
+    def inner() -> None:
+        call("solve")
+        if len(told) == 1:
+            raise RuntimeError("once more")
+
+    @task(retries=1)
+    def within() -> None:
+        inner()
+
+    @flow
+    def outer() -> None:
+        within()
+        inner()
+
+    outer()
+    first, again, another = told
+    assert first == again != another
+
+
+def test_a_flow_run_of_a_deployment_is_known_by_itself_whoever_started_it(prefect_server: str) -> None:
+    @flow
+    def child() -> None:
+        told.append(Caller().identity({"what": 1}).job_id)
+        told.append(Caller().root_id)
+
+    @flow
+    def outer() -> None:
+        with get_client(sync_client=True) as client:
+            state = Pending()
+            parent = client.create_task_run(within, runtime.flow_run.id, dynamic_key="0", state=state)
+            runs.extend(client.create_flow_run(child, parent_task_run_id=parent.id, state=state) for _ in range(2))
+
+    @task
+    def within() -> None: ...
+
+    runs: list[FlowRun] = []
+    outer()
+    for one in runs:
+        run_flow(child, flow_run=one)
+    first, root, second, second_root = told
+    assert [root, second_root] == [str(one.id) for one in runs]
+    assert f"prefect/{runs[0].id}/" in first
+    assert f"prefect/{runs[1].id}/" in second
+
+
+def test_parameters_are_told_alike_in_every_process() -> None:
+    assert _stable({"b", "a", "c"}) == sorted(_stable({"c", "b", "a"}))
+    assert _stable({"x": {2, 1}, 1: [Path("a"), Status.FAILED, object()]}) == {
+        "str x": ["1", "2"], "int 1": ["a", Status.FAILED.value, "builtins.object"],
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_jobs_of_batches_are_known_whichever_batch_comes_first() -> None:
+    found: list[list[str]] = []
+
+    @task
+    def batch(contents: list[str]) -> None:
+        found.append([one.job_id for one in Caller().batch([{"what": one} for one in contents])])
+
+    @flow(retries=1)
+    def twice() -> None:
+        order = [["x", "x"], ["y", "x"]] if not found else [["y"], ["x", "x"]]
+        for contents in order:
+            batch(contents)
+        if len(found) == 2:
+            raise RuntimeError("once more")
+
+    twice()
+    x, yx, again_y, again_x = found
+    assert len({*x, *yx}) == 4
+    assert again_y == yx[:1]
+    assert again_x == x
 
 
 def test_a_key_names_nothing_outside_a_flow_run() -> None:

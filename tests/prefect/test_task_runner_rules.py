@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import pickle
 import re
 import subprocess
@@ -92,6 +93,19 @@ def test_jobs_get_the_settings_of_prefect_but_none_of_this_machine() -> None:
     assert given["PREFECT_API_URL"] == "https://prefect.example/api"
     with pytest.raises(InvalidSettings, match="PREFECT_API_URL is not set"):
         job_variables(JobSettings(), {}, is_loopback=True)
+
+
+def test_the_environment_of_the_flow_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_KEY", "planted-key")
+    mine, raw = os.environ, os.environb
+
+    def work() -> tuple[str | None, bytes | None]:
+        return mine.get("WHERE"), raw.get(b"WHERE")
+
+    text = payload.dumps({"task": work})
+    assert b"planted-key" not in text
+    monkeypatch.setenv("WHERE", "in the job")
+    assert payload.loads(text)["task"]() == ("in the job", b"in the job")
 
 
 def test_a_secret_is_not_carried_and_a_saved_block_travels_by_name() -> None:

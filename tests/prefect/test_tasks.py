@@ -298,6 +298,33 @@ def test_the_hook_cancels_what_a_crashed_flow_run_has_submitted(monkeypatch: pyt
     assert eventually(lambda: client.get(handles[0]).is_terminal, 30)
 
 
+def test_the_hook_of_a_flow_that_another_calls_cancels_its_jobs_alone() -> None:
+    handles: dict[str, str] = {}
+
+    @flow
+    def innermost() -> None:
+        handles["innermost"] = submit_job("sleep 300", scheduler=HERE).job_id
+
+    @flow(on_failure=[functools.partial(cancel_jobs, scheduler=HERE)])
+    def inner() -> None:
+        handles["inner"] = submit_job("sleep 301", scheduler=HERE).job_id
+        innermost()
+        raise ValueError("wrong")
+
+    @flow
+    def outer() -> None:
+        handles["outer"] = submit_job("sleep 302", scheduler=HERE).job_id
+        inner(return_state=True)
+
+    outer()
+    client = SchedulerClient(SCHEDULER)
+    try:
+        assert eventually(lambda: all(client.get(handles[one]).is_terminal for one in ("inner", "innermost")), 30)
+        assert not client.get(handles["outer"]).cancel_requested
+    finally:
+        client.cancel(handles["outer"])
+
+
 def test_stages_hand_on_their_results(tmp_path: Path) -> None:
     (tmp_path / "inputs").mkdir()
     (tmp_path / "inputs" / "name.txt").write_text("flow")
@@ -325,6 +352,8 @@ def test_the_job_block_triggers_waits_and_fetches() -> None:
 
 
 BAD: tuple[tuple[Any, type[Exception], str], ...] = (
+    (lambda: run_job("x", scheduler=HERE, timeout="soon"), InvalidInput, "timeout is 'soon'; give a number of seconds"),
+    (lambda: run_job("x", environment=17), InvalidInput, "environment is 17 .int.; give its stack name"),
     (lambda: run_job("x", scheduler="nowhere"), SchedulerNotFound, "there is no scheduler 'nowhere'"),
     (lambda: run_job("x", scheduler=SCHEDULER, environment="nobox"), EnvironmentNotFound, "nobox"),
     (lambda: run_job("x", scheduler=HERE, queue="no-such-queue"), NotFound, "no-such-queue"),

@@ -204,6 +204,7 @@ def _own(home: Path, mark: str, url: str) -> dict[str, str]:
         processes.STACK_MARK: mark,
         "PREFECT_HOME": str(home),
         "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
+        "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
         "PREFECT_API_URL": f"{url}/api",
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
         _SCHEDULER: SCHEDULER,
@@ -233,6 +234,7 @@ def _shell_text(prefect: LocalPrefect) -> str:
     names = (
         "PREFECT_HOME",
         "PREFECT_PROFILES_PATH",
+        "PREFECT_LOCAL_STORAGE_PATH",
         "PREFECT_API_URL",
         "PREFECT_CLIENT_MAX_RETRIES",
         "SCHED_SCHEDULER",

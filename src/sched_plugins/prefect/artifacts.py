@@ -156,6 +156,10 @@ def create_job_links(job: JobResult | Job, *, scheduler: SchedulerLike = None, k
 
 def table_of(jobs: Iterable[JobResult | Job], key: str, description: str | None = None) -> ArtifactCreate:
     """The artifact of a table of jobs."""
+    jobs = [jobs] if isinstance(jobs, (JobResult, Job)) else list(jobs)
+    for one in jobs:
+        if not isinstance(one, (JobResult, Job)):
+            raise InvalidInput(f"jobs has {str(one)[:80]!r} ({type(one).__name__}); give results of jobs, or records")
     results = sorted((as_result(job) for job in jobs), key=lambda job: (_ORDER.get(job.status, 5), job.job_id))
     counts: dict[str, int] = {}
     for job in results:

@@ -16,7 +16,7 @@ from prefect.logging import get_logger
 from sched_plugins.client import Status
 from sched_plugins.core.state import LIVE
 from sched_plugins.errors import JobNotFound, SchedulerError
-from sched_plugins.prefect.identity import group_id
+from sched_plugins.prefect.identity import group_id, outermost_of
 from sched_plugins.prefect.records import JobHandle
 from sched_plugins.prefect.submission import JobClientLike
 
@@ -31,6 +31,8 @@ T = TypeVar("T")
 _LIVE_STATUSES: Final = frozenset({Status.QUEUED, *LIVE})
 _MOST: Final = 10_000
 """Live jobs of one flow run that are found and cancelled at once; the next look finds more."""
+_PAGE: Final = 200
+"""Flow runs that Prefect's API gives at once."""
 _END_SECONDS: Final = 60.0
 _LATE_TRIES: Final = 4
 Claimed = list[tuple[JobClientLike, list[str]]]
@@ -68,7 +70,8 @@ class _Held:
             for number in same:
                 client, handles, _ = self._held.pop(number)
                 found.setdefault(id(client), (client, []))[1].extend(handle.job_id for handle in handles)
-            return list(found.values())
+            # A stage's wait and its pipeline's may hold the same job.
+            return [(client, list(dict.fromkeys(job_ids))) for client, job_ids in found.values()]
 
 
 class _Ending:
@@ -209,16 +212,24 @@ def _request_end(client: JobClientLike, asked: Mapping[str, bool]) -> None:
         log.warning("%d jobs could not be cancelled: %s", len(left), error)
 
 
-def cancel_live_jobs(client: JobClientLike, flow_run_id: str) -> list[str]:
-    """Cancel what a flow run, and the flow runs within it, have submitted and what has not ended; the jobs' ids.
+def cancel_live_jobs(client: JobClientLike, flow_run_id: str, *, only: Collection[str] | None = None) -> list[str]:
+    """Cancel what a flow run, and the flows that it calls, have submitted and what has not ended; the jobs' ids.
 
     One Query a page for each of the 4 shards of the queued and of the live jobs, and one Lambda call for 100 jobs.
+
+    Args:
+        client: cancels.
+        flow_run_id: the outermost flow run of its process.
+        only: take only what these flow runs have submitted.
 
     Raises:
         SchedulerError: AWS gave no usable answer; some may go on.
     """
     found = client.list(statuses=_LIVE_STATUSES, group=group_id(flow_run_id), limit=_MOST)
-    job_ids = [job.job_id for job in found if not job.cancel_requested]
+    job_ids = [
+        job.job_id for job in found
+        if not job.cancel_requested and (only is None or job.spec.tags.get("prefect_flow_run_id") in only)
+    ]  # fmt: skip
     if job_ids:
         client.cancel_many(job_ids)
     return job_ids
@@ -237,5 +248,25 @@ def cancel_jobs(
     """
     from sched_plugins.prefect.blocks.scheduler import as_scheduler
 
-    job_ids = cancel_live_jobs(as_scheduler(scheduler).client(), str(flow_run.id))
+    outermost = outermost_of(flow_run)
+    only = None if outermost == str(flow_run.id) else _with_called(flow_run)
+    job_ids = cancel_live_jobs(as_scheduler(scheduler).client(), outermost, only=only)
     log.info("Flow run %s of %s is %s: cancelled %d jobs", flow_run.name, flow.name, state.type.value, len(job_ids))
+
+
+def _with_called(flow_run: FlowRun) -> set[str]:
+    """The ids of a flow run and of all that it has called, however deep; one request for 200 of a level."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+
+    found, level = {str(flow_run.id)}, [flow_run.id]
+    with get_client(sync_client=True) as client:
+        while level:
+            within = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=level))
+            level = []
+            while page := client.read_flow_runs(flow_run_filter=within, limit=_PAGE, offset=len(level)):
+                level += [one.id for one in page]
+                if len(page) < _PAGE:
+                    break
+            found |= {str(one) for one in level}
+    return found

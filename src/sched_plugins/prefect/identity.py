@@ -6,8 +6,10 @@ id for the same call, in whatever order concurrent calls come; and a call that a
 result. (Prefect's own dynamic key does not serve: for a task that runs locally it is random.) With a ``job_key`` the id
 is ``prefect/<flow run id>/<job key>``, and other content is refused. Outside flows the task run's own id stands in.
 
-A flow run within another one may be made anew when that is retried. So the id of the task run by which its parent
-knows this call, together with a digest of the parameters, stands for its own id.
+A flow that another flow calls is made anew, as another flow run, when that is retried. So it is known by the outermost
+flow run of the process and by what it is called with: ``prefect/<outermost flow run id>.<digest>/…``, the n-th call of
+that flow with these parameters. A flow run of a deployment has a process of its own and outlasts a retry of whoever
+started it: it is known by its own id.
 
 What an execution has to do about the job says :func:`sched_plugins.client.identity.decide`.
 """
@@ -17,16 +19,26 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any, Final
-from uuid import uuid4
+from collections.abc import Mapping, MutableMapping, Sequence
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from itertools import pairwise
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID, uuid4
+
+from pydantic import BaseModel
 
 from sched_plugins.client.identity import digest, escaped, fitted
 from sched_plugins.core import limits
 from sched_plugins.core.names import clip
 from sched_plugins.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
 
 PREFIX: Final = "prefect"
 CONTENT_TAG: Final = "prefect_content"
@@ -110,8 +122,11 @@ class Caller:
         alone = not self.flow_run_id or flow is None or bool(getattr(flow, "detached", False))
         self._scope = () if not alone else (self._parent if self._parent and self.flow_run_id else self._run_id,)
         self._counters: dict[str, Any] = {} if flow is None else flow.task_run_dynamic_keys
-        self._owner = _owner(flow_run, self.flow_run_id)
-        self.root_id = _root_id(flow, self.flow_run_id)
+        around = _flows_around(flow)
+        self._owner = self.flow_run_id
+        if len(around) > 1 and str(around[0].flow_run.id) == self.flow_run_id:
+            self._owner = _owner(around)
+        self.root_id = _root_id(around, self.flow_run_id)
         labels = {
             "prefect_flow_run_id": self.flow_run_id,
             "prefect_flow_run_name": getattr(flow_run, "name", "") or "",
@@ -142,14 +157,16 @@ class Caller:
         told = [content_digest(content) for content in contents]
         if self._key is not None:
             self._claim(self._key)
-            head: tuple[str, ...] = (*self._scope, self._key)
-        else:
-            head = (*self._scope, self._task, str(self._number(self._task, "batch")))
         seen: Counter[str] = Counter()
         found = []
         for one in told:
-            found.append(self._identity((*head, one[:_SHOWN], str(seen[one])), one))
+            nth = str(seen[one])
             seen[one] += 1
+            if self._key is not None:
+                parts = (*self._scope, self._key, one[:_SHOWN], nth)
+            else:
+                parts = (*self._scope, self._task, one[:_SHOWN], str(self._number(self._task, one, nth)), nth)
+            found.append(self._identity(parts, one))
         return found
 
     def unique(self, content: Mapping[str, Any]) -> CallIdentity:
@@ -170,23 +187,33 @@ class Caller:
     def _number(self, *what: str) -> int:
         """Which call of that kind this is in this try of the flow run; the same for each retry of it.
 
-        A retry of this very task run is known by its id; one of the task around it by how many calls of the kind that
-        has made in its present try. It is kept in Prefect's context of the try, beside Prefect's own counters.
+        It is kept in Prefect's context of the try, beside Prefect's own counters.
         """
         kind = "\x1f".join(what)
-        mine = f"sched/run/{self._run_id}/{kind}"
-        with _LOCK:
-            counters = self._counters
-            if mine not in counters:
-                made = f"sched/made/{self._parent}/{self._try}/{kind}"
-                nth = counters.get(made, 0)
-                counters[made] = nth + 1
-                place = f"sched/place/{self._parent}/{nth}/{kind}"
-                if place not in counters:
-                    counters[place] = counters.get(f"sched/next/{kind}", 0)
-                    counters[f"sched/next/{kind}"] = counters[place] + 1
-                counters[mine] = counters[place]
-            return int(counters[mine])
+        return _place(self._counters, f"sched/run/{self._run_id}/{kind}", self._parent, self._try, kind)
+
+
+def _place(counters: MutableMapping[str, Any], mine: str, parent: str, attempt: int, kind: str) -> int:
+    """Which call of a kind one is in a try of a flow run.
+
+    Args:
+        counters: of the try.
+        mine: who calls; it gets the same answer again.
+        parent: the task run around it, and ``attempt`` the try of that, which may make all of its calls again. Such a
+            call is known by how many of the kind that try has made before it.
+        kind: what is counted.
+    """
+    with _LOCK:
+        if mine not in counters:
+            made = f"sched/made/{parent}/{attempt}/{kind}"
+            nth = counters.get(made, 0)
+            counters[made] = nth + 1
+            place = f"sched/place/{parent}/{nth}/{kind}"
+            if place not in counters:
+                counters[place] = counters.get(f"sched/next/{kind}", 0)
+                counters[f"sched/next/{kind}"] = counters[place] + 1
+            counters[mine] = counters[place]
+        return int(counters[mine])
 
 
 def parent() -> tuple[str, int]:
@@ -209,23 +236,99 @@ def _task_name(run: Any) -> str:
     return name or str(run.task_key)
 
 
-def _owner(flow_run: Any, flow_run_id: str) -> str:
-    if flow_run is None or str(flow_run.id) != flow_run_id or flow_run.parent_task_run_id is None:
-        return flow_run_id
-    return f"{flow_run.parent_task_run_id}.{content_digest(flow_run.parameters)[:_SHOWN]}"
+def _flows_around(flow: Any) -> list[Any]:
+    """The contexts of a flow and of those that call it in this process, the outermost last.
+
+    Prefect tells no flow which one has called it; the context variable that it sets does, for it is set back to that.
+    """
+    found: list[Any] = []
+    while getattr(flow, "flow_run", None) is not None:
+        if not found or found[-1].flow_run.id != flow.flow_run.id:
+            found.append(flow)
+        flow = _before(flow)
+    return found
 
 
-def _root_id(flow: Any, flow_run_id: str) -> str:
-    """The flow run around all others; asked of Prefect once in a flow run that has another around it."""
-    flow_run = getattr(flow, "flow_run", None)
-    if flow_run is None or flow_run.parent_task_run_id is None:
+def _before(context: Any) -> Any:
+    token = getattr(context, "_token", None)
+    before = None if token is None else token.old_value
+    return None if before is Token.MISSING else before
+
+
+def _owner(around: Sequence[Any]) -> str:
+    """Who the innermost of these flows is, also when the outer ones are tried again."""
+    outermost_first = list(reversed(around))
+    owner = root = str(outermost_first[0].flow_run.id)
+    for outer, inner in pairwise(outermost_first):
+        counters = inner.task_run_dynamic_keys
+        if "sched/owner" not in counters:
+            kind = content_digest([owner, inner.flow.name if inner.flow else "", _stable(inner.parameters)])
+            parent, attempt = _task_of(outer)
+            number = _place(outer.task_run_dynamic_keys, f"sched/flow/{inner.flow_run.id}", parent, attempt, kind)
+            counters["sched/owner"] = content_digest([kind, number])[:_SHOWN]
+        owner = f"{root}.{counters['sched/owner']}"
+    return owner
+
+
+def _task_of(flow: Any) -> tuple[str, int]:
+    """The task of a flow within which this is called, and its try; none where the flow calls it itself."""
+    from prefect.context import TaskRunContext
+
+    task = TaskRunContext.get()
+    while task is not None and task.task_run.flow_run_id != flow.flow_run.id:
+        task = _before(task)
+    return (str(task.task_run.id), int(task.task_run.run_count)) if task else ("", 0)
+
+
+def _stable(value: Any) -> Any:
+    """A parameter as JSON that is the same in every process; of what JSON cannot tell, its type."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case Mapping():
+            return {f"{type(key).__name__} {key}": _stable(one) for key, one in value.items()}
+        case set() | frozenset():
+            return sorted(json.dumps(_stable(one), sort_keys=True, default=str) for one in value)
+        case list() | tuple():
+            return [_stable(one) for one in value]
+        case PurePath() | UUID() | datetime() | date() | timedelta() | Decimal():
+            return str(value)
+        case Enum():
+            return _stable(value.value)
+        case BaseModel():
+            return {name: _stable(one) for name, one in value}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: _stable(getattr(value, one.name)) for one in fields(value)}
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def outermost_of(flow_run: FlowRun) -> str:
+    """The id of the outermost flow run of a flow run's process: that of a deployment's is its own.
+
+    Two requests for each flow run around it.
+    """
+    from prefect.client.orchestration import get_client
+
+    while flow_run.parent_task_run_id and not (flow_run.deployment_id or flow_run.work_queue_id):
+        with get_client(sync_client=True) as client:
+            parent = client.read_task_run(flow_run.parent_task_run_id).flow_run_id
+            if parent is None:
+                break
+            flow_run = client.read_flow_run(parent)
+    return str(flow_run.id)
+
+
+def _root_id(around: Sequence[Any], flow_run_id: str) -> str:
+    """The outermost flow run of the process; asked of Prefect once where a task runs in a process of its own."""
+    if not around:
         return flow_run_id
+    flow = around[-1]
     counters = flow.task_run_dynamic_keys
+    if not getattr(flow, "detached", False) or flow.flow_run.parent_task_run_id is None:
+        return str(flow.flow_run.id)
     if "sched/root" not in counters:
-        from prefect.runtime import flow_run as runtime
-
         try:
-            counters["sched/root"] = str(runtime.root_flow_run_id)
+            counters["sched/root"] = outermost_of(flow.flow_run)
         except Exception:  # noqa: BLE001 - whatever Prefect's server says: then they are found by their own flow run
-            return flow_run_id
+            return str(flow.flow_run.id)
     return str(counters["sched/root"])

@@ -15,6 +15,7 @@ from prefect.exceptions import CancelledRun
 from sched_plugins.client import Ended, Job, Run
 from sched_plugins.client.shared_watch import OnChange, shared_watch
 from sched_plugins.client.waiting import result, still_waiting
+from sched_plugins.errors import InvalidInput
 from sched_plugins.prefect.cancellation import acancelling, cancelling
 from sched_plugins.prefect.exceptions import JobWaitTimeout
 from sched_plugins.prefect.interruption import interruption
@@ -25,6 +26,18 @@ _LOOK_UP: Final = 2.0
 """Seconds after which a waiting thread looks whether its flow was broken off."""
 Jobs = Mapping[str, Job]
 OnEnd = Callable[[Job], None]
+
+
+def check_timeout(timeout: object) -> None:
+    """Refuse what cannot be a wait's timeout, before anything is submitted.
+
+    Raises:
+        InvalidInput: it is no number of seconds.
+    """
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0:
+        raise InvalidInput(f"timeout is {timeout!r}; give a number of seconds, or leave it out to wait without end")
 
 
 def wait_each(
@@ -54,6 +67,7 @@ def wait_each(
         Conflict: a later run has taken the place of one.
         CancelledRun: the flow was broken off.
     """
+    check_timeout(timeout)
     watch, ended, is_broken_off = shared_watch(client), {}, interruption()
     # A signal wakes the main thread alone; what else interrupts a thread waits for its next step.
     step = None if threading.current_thread() is threading.main_thread() else _LOOK_UP
@@ -92,6 +106,7 @@ async def await_each(
     on_end: OnEnd = lambda _: None,
 ) -> dict[str, Job]:
     """As :func:`wait_each`, in an event loop."""
+    check_timeout(timeout)
     watch, ended = shared_watch(client), {}
     async with acancelling(client, handles if cancel else (), root_id):
         open_ = {watch.follow(run, on_change): run for run in _runs(handles)}

@@ -136,6 +136,8 @@ def as_scheduler(given: Any = None, *, environment: str = "") -> ServerlessSched
     Raises:
         InvalidInput: nothing names a scheduler, or it is something else.
     """
+    if not isinstance(environment, str):
+        raise InvalidInput(f"environment is {environment!r} ({type(environment).__name__}); give its stack name")
     if isinstance(given, ServerlessScheduler):
         return given
     name = given

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
 import site
 import sys
@@ -37,6 +38,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             raise InvalidInput(
                 f"a {type(obj).__name__} would be written to S3; save it in a block and load that in the task"
             )
+        if isinstance(obj, os._Environ):
+            # By value it would carry every secret of the flow's process, and hide the job's own.
+            return getattr, (os, "environb" if obj is getattr(os, "environb", None) else "environ")
         if isinstance(obj, Block) and (name := getattr(obj, "_block_document_name", None)):
             return _load_block, (type(obj), name)
         if isinstance(obj, BaseException) and (reduced := _reduced(obj)) is not None:

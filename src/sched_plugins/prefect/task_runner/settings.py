@@ -32,7 +32,10 @@ _LEFT_AFTER: Final = timedelta(seconds=limits.MAX_EXECUTION_TIMEOUT + 86_400)
 """A secret that was written so long ago is not that of a runner at work, unless its flow run has live jobs."""
 _SWEEP_SECONDS: Final = 3600.0
 _SWEPT: dict[str, float] = {}
-_OF_THIS_MACHINE: Final = ("PREFECT_HOME", "PREFECT_PROFILES_PATH", "PREFECT_LOGGING_SETTINGS_PATH", "PREFECT_SERVER_")
+_OF_THIS_MACHINE: Final = (
+    "PREFECT_HOME", "PREFECT_LOCAL_STORAGE_PATH", "PREFECT_LOGGING_SETTINGS_PATH", "PREFECT_PROFILES_PATH",
+    "PREFECT_SERVER_",
+)  # fmt: skip
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104 - recognised, not listened on
 
 

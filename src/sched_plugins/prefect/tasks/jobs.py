@@ -17,7 +17,7 @@ from sched_plugins.prefect.output import run_logger, tell_change, tell_output
 from sched_plugins.prefect.records import JobHandle, JobResult
 from sched_plugins.prefect.submission import JobClientLike, JobLike, handle_of, job_fields, submit_job_to, tell_unserved
 from sched_plugins.prefect.tasks.dispatch import aio, dual
-from sched_plugins.prefect.waiting import await_each, wait_each
+from sched_plugins.prefect.waiting import await_each, check_timeout, wait_each
 
 SchedulerLike = ServerlessScheduler | str | None
 """A block, a stack name, or None for that of ``SCHED_SCHEDULER``."""
@@ -131,6 +131,7 @@ async def arun_job(
     max_log_characters: int = DEFAULT_MAXIMUM,
 ) -> JobResult:
     """As :func:`run_job`, for async code."""
+    check_timeout(timeout)
     caller, client = Caller(job_key), await asyncio.to_thread(client_of, scheduler, environment)
     handle = await _asubmitted(client, caller, job, environment, queue, cancel_on_interrupt)
     return await _awaited(client, handle, timeout, check, cancel_on_interrupt, max_log_characters)
@@ -156,6 +157,7 @@ def run_job(
 
     The arguments and errors are those of the two.
     """
+    check_timeout(timeout)
     caller, client = Caller(job_key), client_of(scheduler, environment)
     identity, fields = _identified(caller, job, environment, queue)
     own = [handle_of(client, identity.job_id)] if cancel_on_interrupt else []

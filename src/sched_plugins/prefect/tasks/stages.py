@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from sched_plugins.prefect.records import JobHandle, JobResult
 from sched_plugins.prefect.submission import check_free, handle_of, submit_one
 from sched_plugins.prefect.tasks.dispatch import aio, dual
 from sched_plugins.prefect.tasks.jobs import SchedulerLike, finished, live_changes
-from sched_plugins.prefect.waiting import await_each, wait_each
+from sched_plugins.prefect.waiting import await_each, check_timeout, wait_each
 
 FolderLike = str | JobResult
 """An S3 folder, or the result of the stage that wrote it."""
@@ -56,6 +56,7 @@ async def arun_stage(
     stage = _Stage(
         str(executable), inputs, tuple(input_names), input_folder, results_uri, parameters, settings or {}, tags or {}
     )
+    check_timeout(timeout)
     caller, client = Caller(job_key), await asyncio.to_thread(environment_of, scheduler, environment)
     identity = await asyncio.to_thread(stage.identity, caller, client.name)
     own = [handle_of(client, identity.job_id)] if cancel_on_interrupt else []
@@ -117,6 +118,7 @@ def run_stage(
     stage = _Stage(
         str(executable), inputs, tuple(input_names), input_folder, results_uri, parameters, settings or {}, tags or {}
     )
+    check_timeout(timeout)
     caller, client = Caller(job_key), environment_of(scheduler, environment)
     identity = stage.identity(caller, client.name)
     own = [handle_of(client, identity.job_id)] if cancel_on_interrupt else []
@@ -196,6 +198,11 @@ class _Stage:
         return submit_one(client, identity, submit, lambda text: logger.info("The job %s", text))
 
     def _folders(self) -> list[str]:
+        if not isinstance(self.inputs, (str, JobResult, Iterable)):
+            raise InvalidInput(
+                f"inputs is {str(self.inputs)[:120]!r} ({type(self.inputs).__name__}); give an s3:// folder, a stage's "
+                "result, or a list of them"
+            )
         given = [self.inputs] if isinstance(self.inputs, (str, JobResult)) else list(self.inputs)
         folders = []
         for one in given:
