@@ -51,16 +51,20 @@ LONG = (
     "test_scheduler_stack.py",
 )  # fmt: skip
 """What takes longest, the longest first: begun late, it would be left over with a core idle."""
-SHARES = ("test_worker", "test_task_runner")
-"""How the names of those files of Prefect's begin that share a server with each other alone: each takes long enough."""
+SHARES = {
+    "test_worker": "test_worker",
+    "test_task_runner": "test_task_runner",
+    "test_flow_timeouts": "test_task_runner",
+}
+"""Which files of Prefect's, by how their names begin, share a server with each other alone: each takes long enough."""
 
 
 def together(file: Path) -> str:
     """The name of what one process runs together with a file: its folder, some files of it, or the file alone."""
     folder = file.parent.name
     if folder == "prefect":
-        for share in SHARES:
-            if file.name.startswith(share):
+        for begin, share in SHARES.items():
+            if file.name.startswith(begin):
                 return share
     return folder if folder in TOGETHER and file.name not in APART else file.name
 

@@ -20,7 +20,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Mapping, MutableMapping, Sequence
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -36,6 +36,7 @@ from sched_plugins.client.identity import digest, escaped, fitted
 from sched_plugins.core import limits
 from sched_plugins.core.names import clip
 from sched_plugins.errors import InvalidInput
+from sched_plugins.prefect.enclosing import around
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -122,11 +123,10 @@ class Caller:
         alone = not self.flow_run_id or flow is None or bool(getattr(flow, "detached", False))
         self._scope = () if not alone else (self._parent if self._parent and self.flow_run_id else self._run_id,)
         self._counters: dict[str, Any] = {} if flow is None else flow.task_run_dynamic_keys
-        around = _flows_around(flow)
-        self._owner = self.flow_run_id
-        if len(around) > 1 and str(around[0].flow_run.id) == self.flow_run_id:
-            self._owner = _owner(around)
-        self.root_id = _root_id(around, self.flow_run_id)
+        flows = _flows_around(flow)
+        is_called = len(flows) > 1 and str(flows[0].flow_run.id) == self.flow_run_id
+        self._owner = _owner(flows) if is_called else self.flow_run_id
+        self.root_id = _root_id(flows, self.flow_run_id)
         labels = {
             "prefect_flow_run_id": self.flow_run_id,
             "prefect_flow_run_name": getattr(flow_run, "name", "") or "",
@@ -237,27 +237,19 @@ def _task_name(run: Any) -> str:
 
 
 def _flows_around(flow: Any) -> list[Any]:
-    """The contexts of a flow and of those that call it in this process, the outermost last.
-
-    Prefect tells no flow which one has called it; the context variable that it sets does, for it is set back to that.
-    """
+    """The contexts of a flow and of those that call it in this process, the outermost last."""
     found: list[Any] = []
-    while getattr(flow, "flow_run", None) is not None:
-        if not found or found[-1].flow_run.id != flow.flow_run.id:
-            found.append(flow)
-        flow = _before(flow)
+    for one in around(flow):
+        if one.flow_run is None:
+            break
+        if not found or found[-1].flow_run.id != one.flow_run.id:
+            found.append(one)
     return found
 
 
-def _before(context: Any) -> Any:
-    token = getattr(context, "_token", None)
-    before = None if token is None else token.old_value
-    return None if before is Token.MISSING else before
-
-
-def _owner(around: Sequence[Any]) -> str:
+def _owner(flows: Sequence[Any]) -> str:
     """Who the innermost of these flows is, also when the outer ones are tried again."""
-    outermost_first = list(reversed(around))
+    outermost_first = list(reversed(flows))
     owner = root = str(outermost_first[0].flow_run.id)
     for outer, inner in pairwise(outermost_first):
         counters = inner.task_run_dynamic_keys
@@ -274,10 +266,8 @@ def _task_of(flow: Any) -> tuple[str, int]:
     """The task of a flow within which this is called, and its try; none where the flow calls it itself."""
     from prefect.context import TaskRunContext
 
-    task = TaskRunContext.get()
-    while task is not None and task.task_run.flow_run_id != flow.flow_run.id:
-        task = _before(task)
-    return (str(task.task_run.id), int(task.task_run.run_count)) if task else ("", 0)
+    runs = (task.task_run for task in around(TaskRunContext.get()))
+    return next(((str(run.id), int(run.run_count)) for run in runs if run.flow_run_id == flow.flow_run.id), ("", 0))
 
 
 def _stable(value: Any) -> Any:
@@ -318,11 +308,11 @@ def outermost_of(flow_run: FlowRun) -> str:
     return str(flow_run.id)
 
 
-def _root_id(around: Sequence[Any], flow_run_id: str) -> str:
+def _root_id(flows: Sequence[Any], flow_run_id: str) -> str:
     """The outermost flow run of the process; asked of Prefect once where a task runs in a process of its own."""
-    if not around:
+    if not flows:
         return flow_run_id
-    flow = around[-1]
+    flow = flows[-1]
     counters = flow.task_run_dynamic_keys
     if not getattr(flow, "detached", False) or flow.flow_run.parent_task_run_id is None:
         return str(flow.flow_run.id)

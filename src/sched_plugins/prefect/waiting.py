@@ -6,9 +6,10 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import Final
+from typing import Final, NoReturn
 
 from prefect.exceptions import CancelledRun
 
@@ -23,6 +24,7 @@ from sched_plugins.prefect.records import JobHandle
 from sched_plugins.prefect.submission import JobClientLike
 
 _LOOK_UP: Final = 2.0
+_BROKEN_OFF: Final = "the flow was interrupted while its jobs ran; they are being cancelled"
 """Seconds after which a waiting thread looks whether its flow was broken off."""
 Jobs = Mapping[str, Job]
 OnEnd = Callable[[Job], None]
@@ -89,7 +91,7 @@ def wait_each(
                 if open_ and left is not None and left <= 0:
                     raise JobWaitTimeout(still_waiting(list(open_.values()), timeout or 0.0))
                 if open_ and is_broken_off is not None and is_broken_off():
-                    raise CancelledRun("the flow was interrupted while its jobs ran; they are being cancelled")
+                    raise CancelledRun(_BROKEN_OFF)
         finally:
             _leave(open_)
     return ended
@@ -107,12 +109,14 @@ async def await_each(
 ) -> dict[str, Job]:
     """As :func:`wait_each`, in an event loop."""
     check_timeout(timeout)
-    watch, ended = shared_watch(client), {}
+    watch, ended, is_broken_off = shared_watch(client), {}, interruption()
     async with acancelling(client, handles if cancel else (), root_id):
         open_ = {watch.follow(run, on_change): run for run in _runs(handles)}
+        ends: list[asyncio.Future[Ended]] = [asyncio.wrap_future(future) for future in open_]
+        guard = [] if is_broken_off is None else [asyncio.ensure_future(_broken_off(is_broken_off))]
         try:
             async with asyncio.timeout(timeout):
-                for next_end in asyncio.as_completed([asyncio.wrap_future(future) for future in open_]):
+                for next_end in islice(asyncio.as_completed([*ends, *guard]), len(ends)):
                     job = result(await next_end)
                     ended[job.job_id] = job
                     on_end(job)
@@ -120,8 +124,17 @@ async def await_each(
             late = [run for future, run in open_.items() if not future.done()]
             raise JobWaitTimeout(still_waiting(late, timeout or 0.0)) from None
         finally:
+            for one in guard:
+                one.cancel()
             _leave(open_)
     return ended
+
+
+async def _broken_off(asked: Callable[[], bool]) -> NoReturn:
+    """Raise once the flow is broken off: in a thread of its own an event loop hears of no signal."""
+    while not asked():
+        await asyncio.sleep(_LOOK_UP)
+    raise CancelledRun(_BROKEN_OFF)
 
 
 def _runs(handles: Sequence[JobHandle]) -> Iterable[Run]:

@@ -19,6 +19,7 @@ from prefect.task_runners import TaskRunner
 from sched_plugins.errors import InvalidInput
 from sched_plugins.prefect.blocks.scheduler import ServerlessScheduler, as_scheduler
 from sched_plugins.prefect.identity import Caller as JobCaller
+from sched_plugins.prefect.interruption import has_timed_out
 from sched_plugins.prefect.task_runner.calls import Call, Caller, Group, bundles
 from sched_plugins.prefect.task_runner.dispatcher import Dispatcher, End
 from sched_plugins.prefect.task_runner.futures import SchedulerFuture
@@ -37,9 +38,9 @@ class SchedulerTaskRunner(TaskRunner[SchedulerFuture[Any]]):
     user's own modules need not be on the workers' image, packages that they import must be, with Prefect and this one.
 
     A flow that succeeds waits for the tasks that it has submitted. One that fails cancels those that have not started;
-    one that is interrupted, or tried again, cancels all. When the process of a flow was killed, the next try of the
-    same flow run goes on with what that has begun: it waits for the jobs that still run, takes the results of tasks
-    that have completed, and runs the others again. A job that it does not ask for again is cancelled.
+    one that is interrupted, timed out or tried again cancels all. When the process of a flow was killed, the next try
+    of the same flow run goes on with what that has begun: it waits for the jobs that still run, takes the results of
+    tasks that have completed, and runs the others again. A job that it does not ask for again is cancelled.
 
     Args:
         scheduler: its stack name or a ServerlessScheduler block; by default that of the environment, or
@@ -104,6 +105,7 @@ class SchedulerTaskRunner(TaskRunner[SchedulerFuture[Any]]):
         self._session = uuid4().hex
         self._numbers: dict[str, Any] = {}
         self._gathered = threading.local()
+        self._flow: FlowRunContext | None = None
         self._flow_run: Any = None
         self._running: Any = None
         self._dispatcher: Dispatcher | None = None
@@ -205,7 +207,7 @@ class SchedulerTaskRunner(TaskRunner[SchedulerFuture[Any]]):
     def __enter__(self) -> Self:
         super().__enter__()
         self._session, self._numbers = uuid4().hex, {}
-        self._flow_run = self._running = None
+        self._flow = self._flow_run = self._running = None
         return self
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
@@ -224,6 +226,8 @@ class SchedulerTaskRunner(TaskRunner[SchedulerFuture[Any]]):
         state = getattr(self._flow_run, "state", None)
         if state is not None and state.is_running() and state.id != self._running:
             return End.RETRIED  # Prefect has begun the next try already.
+        if has_timed_out(self._flow):
+            return End.INTERRUPTED
         has_failed = state is not None and not (state.is_completed() or state.is_running())
         return End.FAILED if has_failed else End.SUCCEEDED
 
@@ -234,8 +238,9 @@ class SchedulerTaskRunner(TaskRunner[SchedulerFuture[Any]]):
             return Caller("", self._session), self._numbers
         if self._flow_run is None:
             self._running = getattr(flow.flow_run.state, "id", None)
-        self._flow_run = run = flow.flow_run
+        self._flow, self._flow_run = flow, flow.flow_run
         name = flow.flow.name if flow.flow else ""
+        run = flow.flow_run
         session, root = f"try-{run.run_count}", JobCaller().root_id
         caller = Caller(str(run.id), session, run.name or "", name, run.run_count or 0, root)
         return caller, flow.task_run_dynamic_keys
