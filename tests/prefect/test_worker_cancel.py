@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from deployed import SCHEDULER, DeployedStack
 from fleet_client import eventually
-from prefect.client.schemas.objects import FlowRun
-from prefect.states import Pending
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Pending, Scheduled
 from worker_stack import Pool, WorkerProcess, alive, working
 
 from sched_plugins.client import SchedulerClient
@@ -66,6 +67,34 @@ def test_one_that_runs_with_the_jobs_of_its_flow(pool: Pool, worker: WorkerProce
     assert time.monotonic() - began < BOUND
     assert pool.stack.ended(child)["status"] == "CANCELLED"
     assert pool.stack.ended(f"prefect-{run.id}")["status"] == "CANCELLED"
+
+
+def test_one_that_runs_with_the_flow_runs_that_it_has_started(pool: Pool, worker: WorkerProcess) -> None:
+    deployment = pool.standin(600)
+    [parent] = pool.start(deployment)
+    pool.becomes(parent, "RUNNING", seconds=90)
+    # One of its own, one of a flow within its process, one that is not due, and one that it did not start.
+    [child] = pool.start(deployment, parent_task_run_id=pool.within(parent))
+    [grandchild] = pool.start(deployment, parent_task_run_id=pool.within(pool.subflow(parent)))
+    hour: State[None] = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(hours=1))
+    later = pool.client.create_flow_run_from_deployment(deployment, state=hour, parent_task_run_id=pool.within(parent))
+    [other] = pool.start(pool.standin(600, queue=NO_WORKERS))
+    started = (child, grandchild)
+    for run in started:
+        pool.becomes(run, "RUNNING", seconds=90)
+    pids = [pid for id_, pid in pool.ran_runs() if id_ in {str(run.id) for run in (parent, *started)}]
+    assert len(pids) == 3
+    began = cancelled_in_time(pool, parent)
+    for run in (*started, later):
+        pool.becomes(run, "CANCELLED", seconds=60)
+    eventually(lambda: not any(alive(pid) for pid in pids), 30)
+    took = time.monotonic() - began
+    print(f"all cancelled after {took:.1f} s")
+    assert took < BOUND
+    assert [pool.record(run)["status"] for run in started] == ["CANCELLED"] * 2
+    assert pool.state(other) in ("SCHEDULED", "PENDING")
+    pool.cancel(other)
+    pool.becomes(other, "CANCELLED", seconds=60)
 
 
 def test_a_real_flow_that_runs(pool: Pool, worker: WorkerProcess) -> None:

@@ -8,8 +8,9 @@ from collections import Counter
 import pytest
 from deployed import SCHEDULER, DeployedStack
 from fleet_client import eventually
+from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.states import Pending
-from worker_stack import Pool, WorkerProcess, working
+from worker_stack import Pool, WorkerProcess, alive, working
 
 MANY = 20
 REAL = pytest.mark.skipif(
@@ -71,3 +72,28 @@ def test_what_is_cancelled_while_no_worker_is_there(pool: Pool) -> None:
     with working(pool):
         pool.becomes(run, "CANCELLED", seconds=60)
     assert pool.record(run)["status"] == "CANCELLED"
+
+
+@pytest.mark.parametrize("gone", ["environment", "scheduler"])
+def test_what_is_cancelled_when_its_deployment_names_what_does_not_exist(pool: Pool, gone: str) -> None:
+    deployment = pool.standin(600)
+    [run] = pool.start(deployment)
+    first = WorkerProcess(pool)
+    try:
+        pool.becomes(run, "RUNNING", seconds=120)
+    finally:
+        first.kill()
+    [(_, pid)] = [one for one in pool.ran_runs() if one[0] == str(run.id)]
+    assert alive(pid)
+    pool.client.update_deployment(deployment, DeploymentUpdate(job_variables={gone: "removed-one"}))
+    # Claimed and not submitted, as its worker leaves it that dies between the two.
+    claimed = pool.client.create_flow_run_from_deployment(deployment)
+    pool.client.set_flow_run_state(claimed.id, Pending(), force=False)
+    pool.cancel(run)
+    with working(pool):
+        pool.becomes(run, "CANCELLED", seconds=60)
+        eventually(lambda: not alive(pid), 10)
+        assert pool.stack.ended(f"prefect-{run.id}")["status"] == "CANCELLED"
+        found = pool.becomes(claimed, "CRASHED", seconds=60)
+        assert found.state is not None
+        assert "removed-one" in str(found.state.message)

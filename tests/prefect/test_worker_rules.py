@@ -18,10 +18,11 @@ from prefect.client.schemas.objects import FlowRun, State, StateDetails, StateTy
 from prefect.exceptions import InfrastructureNotAvailable
 
 from sched_plugins.client import Ended, Job, JobSpec, Run, Standing, Status
-from sched_plugins.errors import InvalidInput
+from sched_plugins.errors import EnvironmentNotFound, InvalidInput, SchedulerError, Throttled, Unknown
 from sched_plugins.prefect.exceptions import InvalidWorkPool
 from sched_plugins.prefect.worker import run_flow
-from sched_plugins.prefect.worker.adoption import CLAIM_PATIENCE, Step, left_behind
+from sched_plugins.prefect.worker.adoption import CLAIM_PATIENCE, Adoption, Found, Step, left_behind
+from sched_plugins.prefect.worker.canceller import Canceller
 from sched_plugins.prefect.worker.decorators import serverless_scheduler
 from sched_plugins.prefect.worker.flow_run_job import (
     Execution,
@@ -32,7 +33,7 @@ from sched_plugins.prefect.worker.flow_run_job import (
     next_run,
 )
 from sched_plugins.prefect.worker.gathering import Gathered
-from sched_plugins.prefect.worker.outcome import Verdict, explanation, status_code, verdict
+from sched_plugins.prefect.worker.outcome import Verdict, explanation, has_killed, status_code, verdict
 from sched_plugins.prefect.worker.variables import SchedulerJobConfiguration
 from sched_plugins.prefect.worker.worker import SchedulerWorker
 
@@ -105,6 +106,24 @@ def test_a_crash_is_explained_by_what_the_record_tells() -> None:
     assert status_code(ended(record(f"{FIRST}-1", Status.SUCCEEDED))) == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "status", "killed"),
+    [
+        (StateType.CRASHED, Status.FAILED, True),
+        (StateType.CRASHED, Status.CANCELLED, True),
+        (StateType.CRASHED, Status.SUCCEEDED, False),
+        (StateType.FAILED, Status.FAILED, False),
+    ],
+)
+def test_one_that_told_of_a_crash_itself_is_explained_by_the_end_of_its_job(
+    kind: StateType, status: Status, killed: bool
+) -> None:
+    state: State[Any] = State(type=kind)
+    assert has_killed(state, ended(record(FIRST, status))) is killed
+    assert not has_killed(None, ended(record(FIRST, status)))
+    assert not has_killed(state, ended(None, Standing.MISSING))
+
+
 def test_an_execution_that_prefect_scheduled_has_one_run_whoever_submits_it_and_when() -> None:
     first = Run(JOB, f"{FIRST}-1")
     assert next_run(EXECUTION, None) == Next(f"{FIRST}-1", False)
@@ -150,6 +169,64 @@ def test_what_is_taken_over() -> None:
     # The record tells of an earlier execution alone.
     earlier = record(f"{FIRST}-1", Status.FAILED)
     assert left_behind(flow_run(claimed, run_count=1), earlier, NOW) == (Step.SUBMIT, None)
+
+
+class Told:
+    """Stands for what the worker asks of Prefect's server: one flow run, and what is told of it."""
+
+    def __init__(self, found: FlowRun) -> None:
+        self.found = found
+        self.set: list[State[Any]] = []
+
+    async def in_states(self, *types: StateType, only: Any = None) -> list[FlowRun]:
+        return [self.found] if self.found.state is not None and self.found.state.type in types else []
+
+    async def cancel_descendants(self, flow_run_id: UUID) -> None:
+        assert flow_run_id == self.found.id
+
+    async def set_state(self, flow_run_id: UUID, new: State[Any]) -> None:
+        self.set.append(new)
+
+
+NOWHERE = [EnvironmentNotFound("there is no environment 'gone'"), InvalidWorkPool("environment 'gone' cannot be")]
+SILENT = [Unknown("no answer for 'gone'"), Throttled("too many requests for 'gone'")]
+
+
+def raising(error: SchedulerError) -> Any:
+    async def where(_: FlowRun) -> Any:
+        raise error
+
+    return where
+
+
+@pytest.mark.parametrize("error", [*NOWHERE, *SILENT])
+def test_what_is_taken_over_where_its_job_cannot_be_looked_for(error: SchedulerError) -> None:
+    def found(one: FlowRun) -> list[Found]:
+        told: Any = Told(one)
+        return asyncio.run(Adoption(told, lambda _: False, lambda: raising(error)).look())[0]
+
+    old = NOW - CLAIM_PATIENCE - timedelta(seconds=1)
+    claimed = flow_run(state(StateType.PENDING, old))
+    # Its submission is refused, and tells why; but only if AWS has said so.
+    assert found(claimed) == ([Found(claimed, None, None)] if error in NOWHERE else [])
+    assert found(flow_run(state(StateType.PENDING, datetime.now(UTC)))) == []
+    assert found(flow_run(state(StateType.PENDING, old), infrastructure_pid=JOB)) == []
+    assert found(flow_run(state(StateType.RUNNING), run_count=1)) == []
+
+
+@pytest.mark.parametrize("error", [*NOWHERE, *SILENT])
+def test_what_is_cancelled_where_its_job_cannot_be_looked_for(error: SchedulerError) -> None:
+    told: Any = Told(flow_run(state(StateType.CANCELLING)))
+
+    async def look() -> None:
+        canceller = Canceller(told, {}, raising(error))
+        await canceller.look(all_of_pool=True)
+        await asyncio.sleep(0.05)
+        await canceller.close()
+
+    asyncio.run(look())
+    assert [one.type for one in told.set] == ([StateType.CANCELLED] if error in NOWHERE else [])
+    assert all("could not be looked for" in one.message and "'gone'" in one.message for one in told.set)
 
 
 def job(**fields: Any) -> FlowRunJob:

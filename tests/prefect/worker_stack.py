@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import prefect
 from deployed import PATIENCE, SCHEDULER, DeployedStack
 from fleet_client import eventually
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
-from prefect.states import Cancelling, Scheduled
+from prefect.states import Cancelling, Running, Scheduled
 from prefect_stack import ENVIRONMENT
 
 from sched_plugins.prefect.laptop import with_defaults
@@ -49,6 +50,16 @@ def counted(ran: str, seconds: float, way: str) -> None:
     if way != "completed":
         os._exit(int(way))
 """
+
+
+@prefect.task
+def _starts() -> None:
+    """Stands for a task that starts a flow run."""
+
+
+@prefect.flow
+def _inner() -> None:
+    """Stands for a flow within another one's process."""
 
 
 class Pool:
@@ -101,6 +112,14 @@ class Pool:
         return [
             self.client.create_flow_run_from_deployment(deployment, state=Scheduled(), **options) for _ in range(count)
         ]
+
+    def within(self, parent: FlowRun) -> UUID:
+        """A task run of a flow run, for another flow run that it starts."""
+        return self.client.create_task_run(_starts, flow_run_id=parent.id, dynamic_key=uuid4().hex, state=Running()).id
+
+    def subflow(self, parent: FlowRun) -> FlowRun:
+        """A flow run that goes on in the process of another one."""
+        return self.client.create_flow_run(_inner, parent_task_run_id=self.within(parent), state=Running())
 
     def read(self, run: FlowRun) -> FlowRun:
         """A flow run as it is now."""

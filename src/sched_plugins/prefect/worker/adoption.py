@@ -5,7 +5,8 @@ minute, for flow runs of its pool that are claimed or running and not in its own
 
 - one that has a job is followed to its end;
 - one that was claimed, and for which no job was submitted in time, is submitted. Its job and run id are those that the
-  dead worker would have used, so should that one live after all, the job runs once.
+  dead worker would have used, so should that one live after all, the job runs once. Where it names what does not exist,
+  that refuses it, and it is Crashed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sched_plugins.errors import SchedulerError
 from sched_plugins.prefect.worker.flow_run_job import job_id_of, known_run
 from sched_plugins.prefect.worker.flow_runs import FlowRuns
 from sched_plugins.prefect.worker.outcome import execution_of
-from sched_plugins.prefect.worker.tracking import Where
+from sched_plugins.prefect.worker.tracking import NO_PLACE, Where
 from sched_plugins.prefect.worker.variables import Place
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS: Final = 60.0
 CLAIM_PATIENCE: Final = timedelta(seconds=10)
 """For so long after its claim a flow run is left to the worker that claimed it."""
+_LEFT: Final = "Flow run %s cannot be taken over: %s"
 _IN_HAND: Final = (StateType.PENDING, StateType.RUNNING, StateType.PAUSED)
 
 
@@ -42,7 +44,8 @@ class Found:
     """A flow run that was left behind."""
 
     flow_run: FlowRun
-    where: Where
+    where: Where | None
+    """None if that cannot be told: its submission will tell why."""
     run: Run | None
     """Its job's run; None if it is to be submitted."""
 
@@ -91,7 +94,7 @@ class Adoption:
     Args:
         flow_runs: of the pool.
         in_hand: whether a flow run is in this worker's hands.
-        new_where: made for one look: where a flow run of the pool runs.
+        new_where: made for one look: where the job of a flow run of the pool is.
     """
 
     def __init__(
@@ -115,22 +118,39 @@ class Adoption:
         """
         strange = [run for run in await self._flow_runs.in_states(*_IN_HAND) if not self._in_hand(run.id)]
         where_of, groups = self._new_where(), dict[Place, list[tuple[FlowRun, Where]]]()
+        found: list[Found] = []
         for flow_run in strange:
             try:
                 where = await where_of(flow_run)
+            except NO_PLACE as error:
+                found += self._without_place(flow_run, error)
+                continue
             except SchedulerError as error:
-                log.warning("Flow run %s cannot be taken over: %s", flow_run.id, error)
+                log.warning(_LEFT, flow_run.id, error)
                 continue
             groups.setdefault(where.place, []).append((flow_run, where))
-        found: list[Found] = []
         more = False
         for place, some in groups.items():
             job_ids = [job_id_of(flow_run.id) for flow_run, _ in some]
-            records = await asyncio.to_thread(place.client.get_many, job_ids)
+            try:
+                records = await asyncio.to_thread(place.client.get_many, job_ids)
+            except NO_PLACE as error:
+                found += [one for flow_run, _ in some for one in self._without_place(flow_run, error)]
+                continue
             now = datetime.now(UTC)
             for (flow_run, where), job_id in zip(some, job_ids, strict=True):
                 step, run = left_behind(flow_run, records.get(job_id), now)
                 more = more or step is Step.WAIT
                 if step in (Step.FOLLOW, Step.SUBMIT) and not self._in_hand(flow_run.id):
                     found.append(Found(flow_run, where, run))
+                elif where.doubt and step is Step.LEAVE:
+                    log.warning(_LEFT, flow_run.id, where.doubt)
         return found, more
+
+    def _without_place(self, flow_run: FlowRun, error: SchedulerError) -> list[Found]:
+        """One whose job cannot be looked for: to be submitted, and so refused, if it was not submitted before."""
+        step, _ = left_behind(flow_run, None, datetime.now(UTC))
+        if step is Step.SUBMIT and not flow_run.infrastructure_pid:
+            return [] if self._in_hand(flow_run.id) else [Found(flow_run, None, None)]
+        log.warning(_LEFT, flow_run.id, error)
+        return []

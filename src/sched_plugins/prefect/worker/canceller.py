@@ -7,8 +7,9 @@ if it listens, and if no thread of it waits for something else. So the worker lo
 - one whose job waits for a worker: its job is cancelled, and the flow run with it;
 - one that runs gets a moment to end by itself, with its hooks; then the scheduler kills its processes.
 
-In each case the jobs that the flow itself has submitted are cancelled too. The state Cancelled is set when the
-processes are gone, unless the flow run has told of its end itself.
+In each case the jobs that the flow itself has submitted are cancelled too, and so are the flow runs that it has started
+elsewhere: Prefect would do so when this one is Cancelled, up to twenty seconds later. The state Cancelled is set when
+the processes are gone, unless the flow run has told of its end itself.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ from sched_plugins.prefect.cancellation import cancel_live_jobs
 from sched_plugins.prefect.worker.flow_run_job import job_id_of
 from sched_plugins.prefect.worker.flow_runs import FlowRuns
 from sched_plugins.prefect.worker.observation import end_of
-from sched_plugins.prefect.worker.tracking import Tracked, Where
+from sched_plugins.prefect.worker.tracking import NO_PLACE, Tracked, Where
 from sched_plugins.prefect.worker.variables import Place
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.5
 UNSUBMITTED: Final = "Cancelled before it was submitted as a job."
+UNSEEN: Final = "If it had a job, that could not be looked for: {}"
+_NOT_THERE: Final = "The scheduler has no job of it, and where else it may have had one cannot be told: {}"
 _OTHERS_SUBMISSION: Final = 2.0
 """Seconds for which a submission by another worker may be on its way."""
 _PAUSE: Final = 1.0
@@ -46,7 +49,7 @@ class Canceller:
     Args:
         flow_runs: of the pool.
         tracked: the flow runs in this worker's hands.
-        where: where another flow run of the pool runs.
+        where: where the job of another flow run of the pool is.
     """
 
     def __init__(
@@ -80,7 +83,10 @@ class Canceller:
 
     async def _end(self, flow_run: FlowRun) -> None:
         try:
-            await self._end_job(flow_run)
+            both = self._flow_runs.cancel_descendants(flow_run.id), self._end_job(flow_run)
+            for told in await asyncio.gather(*both, return_exceptions=True):
+                if isinstance(told, BaseException):
+                    raise told
         except Exception:
             # The next look tries again.
             log.exception("Flow run %s is not cancelled yet", flow_run.id)
@@ -94,23 +100,29 @@ class Canceller:
             # Whether there is a job is known when the submission has its answer.
             tracked.is_wanted = False
             await tracked.submitted.wait()
-        if tracked is not None and tracked.place is not None:
-            place, grace = tracked.place, tracked.grace_seconds
-        else:
-            where = await self._where(flow_run)
-            place, grace = where.place, where.grace_seconds
-        job_id = flow_run.infrastructure_pid or job_id_of(flow_run.id)
-        job = await self._job(place, job_id)
-        if job is None and tracked is None:
-            await asyncio.sleep(_OTHERS_SUBMISSION)
+        try:
+            if tracked is not None and tracked.place is not None:
+                where = Where(tracked.place, tracked.grace_seconds)
+            else:
+                where = await self._where(flow_run)
+            place = where.place
+            job_id = flow_run.infrastructure_pid or job_id_of(flow_run.id)
             job = await self._job(place, job_id)
+            if job is None and tracked is None:
+                await asyncio.sleep(_OTHERS_SUBMISSION)
+                job = await self._job(place, job_id)
+        except NO_PLACE as error:
+            log.warning("The job of cancelled flow run %s could not be looked for: %s", flow_run.id, error)
+            await self._flow_runs.set_state(flow_run.id, Cancelled(message=UNSEEN.format(error)))
+            return
         if job is None:
+            message = _NOT_THERE.format(where.doubt) if where.doubt else UNSUBMITTED
             await asyncio.gather(
-                self._flow_runs.set_state(flow_run.id, Cancelled(message=UNSUBMITTED)),
+                self._flow_runs.set_state(flow_run.id, Cancelled(message=message)),
                 end_children(place, flow_run.id),
             )
             return
-        ended = await end_job(place, job, flow_run.id, grace)
+        ended = await end_job(place, job, flow_run.id, where.grace_seconds)
         if tracked is None or flow_run.id not in self._tracked:
             # Nobody else in this process tells of its end.
             await self._flow_runs.settle(flow_run.id, ended)

@@ -14,6 +14,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     WorkPoolFilter,
@@ -21,7 +22,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import Abort, ObjectNotFound
-from prefect.states import Cancelled, Crashed
+from prefect.states import Cancelled, Cancelling, Crashed
 from prefect.utilities.engine import propose_state
 
 from sched_plugins.client import Ended
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 _PAGE: Final = 200
 """The most that Prefect's server gives at once by default."""
+_NOT_ENDED_BY_ITSELF: Final = [one for one in StateType if one not in (StateType.COMPLETED, StateType.FAILED)]
+_SET_AT_ONCE: Final = 8
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 15.0
 _JITTER: Final = Random()  # noqa: S311 - spreads callers in time; no secret
@@ -81,14 +84,7 @@ class FlowRuns:
         wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))), id=chosen)
         if only is not None and not only:
             return []
-        found: list[FlowRun] = []
-        while True:
-            page = await self._client.read_flow_runs(
-                flow_run_filter=wanted, work_pool_filter=self._pool, limit=_PAGE, offset=len(found)
-            )
-            found += page
-            if len(page) < _PAGE:
-                break
+        found = await self._all(wanted, self._pool)
         # A work queue may be served from another account, where the job would not be found.
         return [run for run in found if not self._queues or run.work_queue_name in self._queues]
 
@@ -99,6 +95,48 @@ class FlowRuns:
         except ObjectNotFound:
             return None
 
+    async def cancel_descendants(self, flow_run_id: UUID) -> None:
+        """Have what a cancelled flow run has started elsewhere cancelled too, at once, as if its user had done so.
+
+        A flow that runs within another's process ends with that, but what it has started elsewhere does not: so all
+        levels are looked through. What was started by a flow that has ended by itself is left, as Prefect leaves it.
+
+        For each level one request for 200, and one for each flow run that is to end.
+        """
+        parents, seen, few = [flow_run_id], {flow_run_id}, asyncio.Semaphore(_SET_AT_ONCE)
+        while parents:
+            wanted = FlowRunFilter(
+                parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=parents),
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_NOT_ENDED_BY_ITSELF)),
+            )
+            children = [run for run in await self._all_patiently(wanted) if run.id not in seen]
+            await asyncio.gather(*(self._cancel_elsewhere(run, few) for run in children))
+            parents = [run.id for run in children]
+            seen.update(parents)
+
+    async def _cancel_elsewhere(self, flow_run: FlowRun, few: asyncio.Semaphore) -> None:
+        """Set a flow run Cancelling that has a process of its own, or is to have one."""
+        state = flow_run.state
+        if flow_run.deployment_id is None and flow_run.work_pool_name is None:
+            return
+        if state is None or state.is_cancelling() or state.is_final():
+            return
+        async with few:
+            await self.set_state(flow_run.id, Cancelling(message="The flow run that started it was cancelled."))
+
+    async def _all_patiently(self, wanted: FlowRunFilter) -> list[FlowRun]:
+        return await patiently(lambda: self._all(wanted))
+
+    async def _all(self, wanted: FlowRunFilter, pool: WorkPoolFilter | None = None) -> list[FlowRun]:
+        found: list[FlowRun] = []
+        while True:
+            page = await self._client.read_flow_runs(
+                flow_run_filter=wanted, work_pool_filter=pool, limit=_PAGE, offset=len(found)
+            )
+            found += page
+            if len(page) < _PAGE:
+                return found
+
     async def set_job(self, flow_run_id: UUID, job_id: str) -> None:
         """Tell which job a flow run is."""
         try:
@@ -107,7 +145,10 @@ class FlowRuns:
             log.debug("Flow run %s was deleted", flow_run_id)
 
     async def settle(self, flow_run_id: UUID, ended: Ended) -> tuple[Verdict, State[Any] | None]:
-        """Tell Prefect what the end of a job means, unless the flow run has told so itself; and the state before."""
+        """Tell Prefect what the end of a job means, unless the flow run has told so itself; and the state before.
+
+        One that was cancelled may have started others until its processes were gone: those are cancelled too.
+        """
         flow_run = await self.read(flow_run_id)
         state = flow_run.state if flow_run is not None else None
         found = verdict(flow_run, ended)
@@ -117,6 +158,8 @@ class FlowRuns:
             await self.set_state(flow_run_id, Cancelled(message=f"Job {ended.run.job_id!r} was ended{reason}."))
         elif found is Verdict.CRASHED:
             await self.set_state(flow_run_id, Crashed(message=explanation(ended)))
+        if found is Verdict.CANCELLED or (state is not None and state.is_cancelled()):
+            await self.cancel_descendants(flow_run_id)
         return found, state
 
     async def set_state(self, flow_run_id: UUID, state: State[Any]) -> None:

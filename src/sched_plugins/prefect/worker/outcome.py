@@ -61,6 +61,16 @@ def verdict(flow_run: FlowRun | None, ended: Ended) -> Verdict:
     return Verdict.CRASHED
 
 
+def has_killed(state: State[Any] | None, ended: Ended) -> bool:
+    """Whether a flow run has told that it crashed, and may have done so because the scheduler ended its job.
+
+    Prefect's program then tells of a signal or a broken pipe, and not of the timeout behind it.
+    """
+    job = ended.job if ended.standing is Standing.ENDED else None
+    is_crashed = state is not None and state.is_crashed()
+    return is_crashed and job is not None and job.status in (Status.FAILED, Status.CANCELLED)
+
+
 def explanation(ended: Ended) -> str:
     """How a job ended, and where to look, in words."""
     job_id, job = ended.run.job_id, ended.job

@@ -35,6 +35,7 @@ class Place:
     jobs: SchedulerClient | EnvironmentClient
     """Whose functions submit and cancel the flow runs' own jobs: the environment's start its workers at once."""
     environment: str
+    """Empty where jobs can be read and ended, but none submitted."""
     queue: str
     """Ahead of that of the environment; empty for that."""
     kms_key_id: str
@@ -196,7 +197,7 @@ class SchedulerJobConfiguration(BaseJobConfiguration):
             SchedulerError: there is no such environment, or AWS gave no usable answer.
         """
         try:
-            block = self.scheduler_block or as_scheduler(self.scheduler or None, environment=self.environment)
+            block = self._block()
             environment = self.environment or block.environment
             if not environment:
                 raise InvalidWorkPool(
@@ -211,6 +212,20 @@ class SchedulerJobConfiguration(BaseJobConfiguration):
             raise InvalidWorkPool(f"the work pool's scheduler cannot be used: {error}") from error
         is_own = names.queue_name(self.queue) in ("", own.queue)
         return Place(client, own if is_own else client, environment, "" if is_own else self.queue, self.kms_key_id)
+
+    def scheduler_alone(self) -> Place:
+        """Where jobs are read and ended whose environment is not to be had: all jobs of a scheduler are in its tables.
+
+        Raises: as :meth:`place`, but an environment is only looked for if no scheduler is named.
+        """
+        try:
+            client = self._block().client()
+        except InvalidInput as error:
+            raise InvalidWorkPool(f"the work pool's scheduler cannot be used: {error}") from error
+        return Place(client, client, "", "", self.kms_key_id)
+
+    def _block(self) -> ServerlessScheduler:
+        return self.scheduler_block or as_scheduler(self.scheduler or None, environment=self.environment)
 
     def flow_run_job(self, execution: Execution, place: Place) -> FlowRunJob:
         """The flow run's job."""

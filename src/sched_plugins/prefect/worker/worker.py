@@ -34,9 +34,9 @@ from sched_plugins.prefect.worker.canceller import Canceller, end_job
 from sched_plugins.prefect.worker.flow_run_job import job_id_of, secret_name
 from sched_plugins.prefect.worker.flow_runs import FlowRuns, patiently
 from sched_plugins.prefect.worker.observation import end_of, telling
-from sched_plugins.prefect.worker.outcome import Verdict, execution_of, explanation, status_code
+from sched_plugins.prefect.worker.outcome import Verdict, execution_of, explanation, has_killed, status_code
 from sched_plugins.prefect.worker.submission import Asked, NotWanted, Submissions
-from sched_plugins.prefect.worker.tracking import Configurations, Tracked, Where
+from sched_plugins.prefect.worker.tracking import Configurations, Tracked
 from sched_plugins.prefect.worker.variables import Place, SchedulerJobConfiguration, SchedulerVariables
 
 if TYPE_CHECKING:
@@ -226,11 +226,12 @@ class SchedulerWorker(BaseWorker[SchedulerJobConfiguration, SchedulerVariables, 
         try:
             ended: Ended = await end_of(place, run, telling(logger.info, logger.warning))
             found, state = await self._flow_runs.settle(flow_run.id, ended)
-            if found is Verdict.CRASHED:
+            if found is Verdict.CRASHED or has_killed(state, ended):
                 logger.error("%s", explanation(ended))
         finally:
             self._tracked.pop(flow_run.id, None)
-        await self._submissions.forget(place, [secret_name(place.environment, run.job_id, run.run_id)])
+        if place.environment:
+            await self._submissions.forget(place, [secret_name(place.environment, run.job_id, run.run_id)])
         # What waits to be executed again is not to be taken for crashed, whatever its process ended with.
         code = 0 if state is None or state.is_scheduled() or state.is_paused() else status_code(ended)
         return SchedulerWorkerResult(identifier=run.job_id, status_code=code)
@@ -252,7 +253,9 @@ class SchedulerWorker(BaseWorker[SchedulerJobConfiguration, SchedulerVariables, 
 
     def _watch_cancellations(self) -> None:
         if self._watcher is None:
-            self._watcher = Canceller(self._flow_runs, self._tracked, lambda one: self._new_where()(one))
+            self._watcher = Canceller(
+                self._flow_runs, self._tracked, lambda one: self._configurations().where_its_job_is(one)
+            )
             assert self._runs_task_group is not None
             self._runs_task_group.start_soon(self._end_what_is_cancelled, self._watcher)
 
@@ -272,8 +275,8 @@ class SchedulerWorker(BaseWorker[SchedulerJobConfiguration, SchedulerVariables, 
             with anyio.CancelScope(shield=True):
                 await watcher.close()
 
-    def _new_where(self) -> Callable[[FlowRun | None], Awaitable[Where]]:
-        return Configurations(self.client, self.work_pool).where
+    def _configurations(self) -> Configurations:
+        return Configurations(self.client, self.work_pool)
 
     async def _keep_adopting(self, more: bool) -> None:
         soon = adoption.CLAIM_PATIENCE.total_seconds()
@@ -284,7 +287,9 @@ class SchedulerWorker(BaseWorker[SchedulerJobConfiguration, SchedulerVariables, 
         """Take over what was left behind; whether there may be more in a moment, as when Prefect or AWS fails."""
         in_hand = lambda id_: id_ in self._tracked or id_ in self._submitting_flow_run_ids  # noqa: E731
         try:
-            found, more = await Adoption(self._flow_runs, in_hand, self._new_where).look()
+            found, more = await Adoption(
+                self._flow_runs, in_hand, lambda: self._configurations().where_its_job_is
+            ).look()
         except Exception as error:
             # Whatever went wrong, the worker is to serve what is due.
             expected = isinstance(error, SchedulerError | httpx.HTTPError)
@@ -299,14 +304,16 @@ class SchedulerWorker(BaseWorker[SchedulerJobConfiguration, SchedulerVariables, 
         return more
 
     async def _take_over(self, found: Found) -> None:
-        flow_run, place = found.flow_run, found.where.place
-        self._places.setdefault(place.environment, place)
+        flow_run = found.flow_run
         self._count(flow_run)
-        if found.run is None:
+        if found.run is None or found.where is None:
             assert self._runs_task_group is not None
             self._submitting_flow_run_ids.add(flow_run.id)
             self._runs_task_group.start_soon(self._submit_again, flow_run)
             return
+        place = found.where.place
+        if place.environment:
+            self._places.setdefault(place.environment, place)
         tracked = Tracked(place, found.where.grace_seconds, found.run)
         tracked.submitted.set()
         self._tracked[flow_run.id] = tracked
@@ -341,7 +348,7 @@ class SchedulerWorker(BaseWorker[SchedulerJobConfiguration, SchedulerVariables, 
     async def _sweep(self) -> None:
         """Delete the secrets that were left over in the environments that are known."""
         try:
-            where = await self._new_where()(None)
+            where = await self._configurations().where()
             self._places.setdefault(where.place.environment, where.place)
         except SchedulerError as error:
             self._logger.warning("Flow runs that choose nothing themselves would be refused: %s", error)
