@@ -41,12 +41,12 @@ TOGETHER = {"acceptance", "airflow", "prefect"}
 them all."""
 APART = {
     "test_standalone.py", "test_executor_runs.py", "test_make_airflow.py", "test_cylinder_flow.py",
-    "test_flows.py", "test_make_prefect.py",
+    "test_flows.py", "test_make_prefect.py", "test_calls.py",
 }  # fmt: skip
-"""Files of theirs that start all that they need themselves."""
+"""Files of theirs that start all that they need themselves, or need little."""
 LONG = (
     "test_standalone.py", "prefect", "test_worker", "test_flows.py", "acceptance", "test_task_runner",
-    "test_make_prefect.py", "test_cylinder_flow.py", "test_executor_runs.py", "airflow", "test_client.py",
+    "test_make_prefect.py", "test_cylinder_flow.py", "test_calls.py", "test_executor_runs.py", "airflow", "test_client.py",
     "test_pipelines.py", "test_local_server.py", "test_staging.py", "test_environment_stack.py", "test_cli_stack.py",
     "test_scheduler_stack.py",
 )  # fmt: skip

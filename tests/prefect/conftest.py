@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import gc
 import os
 import shutil
@@ -52,23 +53,15 @@ _PATIENCE = 180.0
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[str]:
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Prefect server; the address of its API, which this process uses as well."""
+    shutil.copy(_database(tmp_path_factory), HOME / "prefect.db")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
-    command = [
-        sys.executable,
-        "-m",
-        "sched_plugins.local.prefect_command",
-        "server",
-        "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
+    options = ("server", "start", "--host", "127.0.0.1", "--port", str(port))
+    command = [sys.executable, "-m", "sched_plugins.local.prefect_command", *options]
     with (HOME / "server.log").open("wb") as log:
         server = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "PREFECT_API_URL": url}
@@ -103,6 +96,22 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeployedStack]:
 def prefect_and_stack(prefect_server: str, stack: DeployedStack) -> DeployedStack:
     """Both."""
     return stack
+
+
+def _database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of Prefect's: its hundred migrations are made once for all processes of a run."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    home = folder / "prefect-database"
+    with (folder / "prefect-database.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not home.exists():
+            upgrade = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+            subprocess.run(
+                upgrade, check=True, timeout=_PATIENCE, stdout=subprocess.DEVNULL,
+                env={**os.environ, "PREFECT_HOME": str(home)},
+            )  # fmt: skip
+    return home / "prefect.db"
 
 
 def _wait(url: str, server: subprocess.Popen[bytes]) -> None:

@@ -74,8 +74,7 @@ def test_what_is_cancelled_while_no_worker_is_there(pool: Pool) -> None:
     assert pool.record(run)["status"] == "CANCELLED"
 
 
-@pytest.mark.parametrize("gone", ["environment", "scheduler"])
-def test_what_is_cancelled_when_its_deployment_names_what_does_not_exist(pool: Pool, gone: str) -> None:
+def test_what_is_cancelled_when_its_deployment_names_what_does_not_exist(pool: Pool) -> None:
     deployment = pool.standin(600)
     [run] = pool.start(deployment)
     first = WorkerProcess(pool)
@@ -85,7 +84,7 @@ def test_what_is_cancelled_when_its_deployment_names_what_does_not_exist(pool: P
         first.kill()
     [(_, pid)] = [one for one in pool.ran_runs() if one[0] == str(run.id)]
     assert alive(pid)
-    pool.client.update_deployment(deployment, DeploymentUpdate(job_variables={gone: "removed-one"}))
+    pool.client.update_deployment(deployment, DeploymentUpdate(job_variables={"environment": "removed-one"}))
     # Claimed and not submitted, as its worker leaves it that dies between the two.
     claimed = pool.client.create_flow_run_from_deployment(deployment)
     pool.client.set_flow_run_state(claimed.id, Pending(), force=False)
