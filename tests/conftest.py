@@ -46,9 +46,9 @@ APART = {
 """Files of theirs that start all that they need themselves, or need little."""
 LONG = (
     "test_standalone.py", "prefect", "test_worker", "test_flows.py", "acceptance", "test_task_runner",
-    "test_make_prefect.py", "test_cylinder_flow.py", "test_calls.py", "test_executor_runs.py", "airflow", "test_client.py",
-    "test_pipelines.py", "test_local_server.py", "test_staging.py", "test_environment_stack.py", "test_cli_stack.py",
-    "test_scheduler_stack.py",
+    "test_make_prefect.py", "test_cylinder_flow.py", "test_calls.py", "test_executor_runs.py", "airflow",
+    "test_client.py", "test_pipelines.py", "test_local_server.py", "test_staging.py", "test_environment_stack.py",
+    "test_cli_stack.py", "test_scheduler_stack.py",
 )  # fmt: skip
 """What takes longest, the longest first: begun late, it would be left over with a core idle."""
 SHARES = {
